@@ -1,0 +1,44 @@
+// swift-tools-version: 6.1
+// One package. Arrows between rooms point one way: Kernels <- Runtime <- Operators <- Cache <- Model <- Tamis.
+import PackageDescription
+
+let package = Package(
+  name: "Tamis",
+  products: [
+    // The C library: libtamis.so, only `tamis_*` exported, the Swift runtime inside.
+    .library(name: "tamis", type: .dynamic, targets: ["TamisShared"]),
+    // The same functions for Swift programs; no unsafe flags.
+    .library(name: "Tamis", targets: ["Tamis"]),
+  ],
+  targets: [
+    .target(name: "CTamis"),
+    .target(name: "TamisShims"),
+    .target(name: "TamisKernels", cSettings: [.headerSearchPath(".")]),
+    .target(name: "TamisRuntime", dependencies: ["TamisKernels", "TamisShims"]),
+    .target(name: "TamisOperators", dependencies: ["TamisRuntime", "TamisKernels"]),
+    .target(name: "TamisCache", dependencies: ["TamisOperators"]),
+    .systemLibrary(name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
+    .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"]),
+    .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"]),
+    .target(name: "Tamis", dependencies: ["CTamis", "TamisCache"]),
+    .target(
+      name: "TamisShared", dependencies: ["Tamis"],
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib",
+          "-Xlinker", "-soname=libtamis.so.0",
+          "-Xlinker", "--version-script=\(Context.packageDirectory)/bindings/c/tamis.map",
+          "-Xlinker", "--wrap=_swift_installCrashHandler",
+        ])
+      ]),
+    .target(name: "TamisReference", path: "Tests/Reference"),
+    .testTarget(name: "ReferenceTests", dependencies: ["TamisReference"]),
+    .testTarget(name: "KernelsTests", dependencies: ["TamisKernels", "TamisReference"]),
+    .testTarget(name: "RuntimeTests", dependencies: ["TamisRuntime"]),
+    .testTarget(name: "OperatorsTests", dependencies: ["TamisOperators", "TamisReference"]),
+    .testTarget(name: "FormatsTests", dependencies: ["TamisFormats"], exclude: ["Vectors"]),
+    .testTarget(name: "MeterTests", dependencies: ["TamisMeter"]),
+    .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference"]),
+  ],
+  cLanguageStandard: .gnu11
+)

@@ -1,0 +1,391 @@
+/* tamis.h - DeepSeek Sparse Attention on CPUs, behind one C header.
+ *
+ * A tamis is a cook's sieve. For every query a lightning indexer scores all past tokens cheaply (index), the best
+ * k of them are chosen exactly (select), and attention runs over those alone (attend). Counters say what was
+ * computed and what a dense attention would have computed.
+ *
+ * Contents:  1. version and errors   2. context   3. tensors and operators   4. paged cache   5. counters
+ *
+ * Rules, true of every function
+ *   - Functions that can fail return tamis_status: TAMIS_OK (0) or a negative error; tamis_last_error() then holds
+ *     one line: "function: what was wrong, what was expected". A failed call changes nothing the caller can see,
+ *     except that output buffers may hold partial data after TAMIS_E_CANCELLED and TAMIS_E_MEMORY.
+ *   - Arguments come in this order: the object, then inputs (const), then outputs.
+ *   - The library never prints, exits, traps on bad input, reads the environment, changes signals or starts a
+ *     thread before a call needs one.
+ *   - *_create, *_fork and *_match make an object that you must *_free. *_free(NULL) does nothing. Objects may be
+ *     freed in any order: a sequence keeps its cache alive, a cache its context.
+ *   - Memory that you pass in stays yours and is used only during the call.
+ *   - A context and a cache may be used from many threads at once; a sequence from one at a time (a second call
+ *     meanwhile is refused with TAMIS_E_BUSY, never corrupted). Callbacks run on the calling thread, `parallel`
+ *     tasks wherever the host runs them.
+ *   - Option structs begin with `size` (use the _INIT macro); zero means "default" in every other field; a NULL
+ *     options pointer means all defaults. New fields are only ever appended.
+ *   - Same inputs, same library, same instruction set: the same bits, whatever the number of threads, the batch a
+ *     query is in, or the layout of the cache.
+ *   - Sizes are in elements unless a name says bytes. Everything here exists since 0.1 unless it says otherwise.
+ *
+ * Paper: DeepSeek-AI, "DeepSeek-V3.2-Exp: Boosting Long-Context Efficiency with DeepSeek Sparse Attention", 2025.
+ */
+#ifndef TAMIS_H
+#define TAMIS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__) && !defined(TAMIS_STATIC)
+#define TAMIS_API __attribute__((visibility("default")))
+#else
+#define TAMIS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ============================================ 1. Version and errors ============================================ */
+
+#define TAMIS_VERSION_MAJOR 0
+#define TAMIS_VERSION_MINOR 1
+#define TAMIS_VERSION_PATCH 0
+
+typedef int32_t tamis_status;
+enum {
+  TAMIS_OK = 0,
+  TAMIS_E_ARGUMENT = -1,    /* NULL, wrong dtype, rank, shape, stride, range or overlap                    */
+  TAMIS_E_MEMORY = -2,      /* an allocation failed                                                        */
+  TAMIS_E_FULL = -3,        /* the cache has no room for more tokens                                       */
+  TAMIS_E_IO = -4,          /* the operating system refused a file operation                               */
+  TAMIS_E_FORMAT = -5,      /* a file is not what it should be                                             */
+  TAMIS_E_UNSUPPORTED = -6, /* well formed, but not something this version does                            */
+  TAMIS_E_CANCELLED = -7,   /* tamis_ctx_cancel was called                                                 */
+  TAMIS_E_BUDGET = -8,      /* the context's byte budget (max_bytes) does not allow it                     */
+  TAMIS_E_BUSY = -9,        /* the object is in use by another thread                                      */
+  TAMIS_E_INTERNAL = -10    /* a defect of the library; please report it                                   */
+};
+
+/* major << 16 | minor << 8 | patch of the library in use (the macros above: of this header). */
+TAMIS_API uint32_t tamis_version(void);
+
+/* "TAMIS_E_ARGUMENT" and so on; "unknown status" for other numbers. Static text, never NULL. */
+TAMIS_API const char *tamis_status_name(tamis_status status);
+
+/* The last error of the calling thread, one line of UTF-8, "" when its latest call succeeded. Never NULL. The text
+ * is valid until the thread's next call into the library. */
+TAMIS_API const char *tamis_last_error(void);
+
+/* ================================================= 2. Context ================================================== *
+ * Threads, memory, instruction set, log and counters. Making one is cheap (microseconds), and a process may have
+ * several. Operators also accept a NULL context: then they run on the calling thread, unmetered, with malloc.      */
+
+typedef struct tamis_ctx tamis_ctx;
+
+enum { TAMIS_LOG_ERROR = 1, TAMIS_LOG_WARNING = 2, TAMIS_LOG_INFO = 3 };
+
+typedef struct tamis_ctx_options {
+  uint32_t size;      /* sizeof(tamis_ctx_options) */
+  uint32_t threads;   /* most threads one call uses, the caller's included. 0: what CPU affinity and the cgroup's
+                         quota allow; 1: no thread is ever made                                                */
+  uint64_t max_bytes; /* most bytes allocated through this context at any time; 0: no limit                    */
+  const char *isa;    /* cap on the instruction set: "portable" "avx2" "avxvnni" "avx512" "amx" on x86-64,
+                         "portable" "neon" on ARM; NULL: the best this machine has. "amx" (also when chosen as the
+                         best) asks the Linux kernel once for tile registers, a per-process permission; name
+                         "avx512" to avoid that                                                                */
+  /* All memory proportional to data. Both or neither; NULL: malloc. `alloc` returns memory aligned to `alignment`
+     (a power of two, at most 4096) or NULL. They may be called from any thread that calls the library.        */
+  void *(*alloc)(void *user, size_t bytes, size_t alignment);
+  void (*release)(void *user, void *memory, size_t bytes);
+  /* The host's own threads: must call task(arg, i) once for every i in 0..count-1, on any threads, and return when
+     all have returned. NULL: the library's own small pool, made when first needed.                            */
+  void (*parallel)(void *user, size_t count, void (*task)(void *arg, size_t index), void *arg);
+  /* NULL: silent. Called on the thread that calls the library. */
+  void (*log)(void *user, int32_t level, const char *message);
+  void *user; /* passed to the four callbacks */
+} tamis_ctx_options;
+#define TAMIS_CTX_OPTIONS_INIT { sizeof(tamis_ctx_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
+
+/* Errors: E_ARGUMENT (unknown isa, alloc without release, wrong size), E_UNSUPPORTED (isa not usable here), E_MEMORY. */
+TAMIS_API tamis_status tamis_ctx_create(const tamis_ctx_options *options, tamis_ctx **ctx);
+TAMIS_API void tamis_ctx_free(tamis_ctx *ctx);
+
+/* Ends all calls that run on this context now with E_CANCELLED, soon. Calls begun later are not affected. From any
+ * thread, also from a callback; not from a signal handler. */
+TAMIS_API void tamis_ctx_cancel(tamis_ctx *ctx);
+
+/* Bytes allocated through the context now and at most so far (caches, scratch; not your own buffers). */
+TAMIS_API tamis_status tamis_ctx_bytes(tamis_ctx *ctx, uint64_t *now, uint64_t *peak);
+
+/* Gives scratch memory kept for reuse back to the allocator. */
+TAMIS_API tamis_status tamis_ctx_trim(tamis_ctx *ctx);
+
+/* One line of text such as "tamis 0.1.0, amx of portable avx2 avxvnni avx512 amx, 2 threads, <CPU name>" into text[capacity] (always
+ * zero-terminated when capacity > 0, cut if too small). needed (may be NULL): bytes for the whole text with its
+ * final zero. */
+TAMIS_API tamis_status tamis_ctx_describe(tamis_ctx *ctx, char *text, size_t capacity, size_t *needed);
+
+/* =========================================== 3. Tensors and operators ========================================== */
+
+enum {
+  TAMIS_F32 = 1,
+  TAMIS_F16 = 2,     /* IEEE binary16                                                                          */
+  TAMIS_BF16 = 3,
+  TAMIS_F8E4M3 = 4,  /* OCP E4M3 (no infinities, largest 448) with float scales                                */
+  TAMIS_I8 = 5,      /* signed 8-bit with float scales                                                         */
+  TAMIS_I32 = 6,
+  /* Two layouts found in DeepSeek-V3.2 deployments, read as they are:                                         */
+  TAMIS_MLA656 = 7,  /* FlashMLA's FP8 token, 656 bytes: 512 E4M3 of the latent, 4 floats (scale of dims 0..127,
+                        128..255, ...), 64 BF16 of the rotary key. Shape [m, 576] or [m, 1, 576]; stride[0] in
+                        bytes (0: 656)                                                                         */
+  TAMIS_INDEX132 = 8 /* DeepGEMM's paged FP8 index key, 132 bytes a token, block-planar: a page of `block` tokens
+                        (0: 64) is block * 128 E4M3 bytes, then block floats. Shape [m, 128]; stride[0] in bytes
+                        from page to page (0: block * 132)                                                     */
+};
+
+/* A view of the caller's memory; the fields match DLPack and numpy one to one.
+ *   value[i0, i1, ...] = data[i0 * stride[0] + i1 * stride[1] + ...], strides in elements of dtype.
+ * All strides zero: row major without gaps. The last axis must be contiguous (stride 1). Strides may be larger than
+ * the shape needs (a view), never negative; for outputs they must not overlap.
+ * F8E4M3 and I8: real value = data * scale, one float for each `block` elements of the last axis (0: the whole last
+ * axis), row major without gaps over [leading axes, ceil(last / block)]; scale NULL: 1. */
+typedef struct tamis_tensor {
+  void *data;
+  int32_t dtype;
+  int32_t ndim;      /* 1..4 */
+  int64_t shape[4];
+  int64_t stride[4];
+  float *scale;
+  int64_t block;
+} tamis_tensor;
+
+/* -- 3.1 quantise --------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_quantize_options {
+  uint32_t size;
+  uint32_t power_of_two; /* F8E4M3, INDEX132, MLA656: scales rounded up to powers of two ("ue8m0"), as V3.2 ships */
+  uint32_t hadamard;     /* rotate each row by H/sqrt(d) (Sylvester order) first, as V3.2's indexer does; the last
+                            axis must be a power of two                                                         */
+} tamis_quantize_options;
+#define TAMIS_QUANTIZE_OPTIONS_INIT { sizeof(tamis_quantize_options), 0, 0 }
+
+/* out = x in another dtype. x: F32, F16 or BF16, [..., d]; out: the same shape, any dtype but I32 (MLA656: d = 576,
+ * INDEX132: d = 128, each of rank 2). Scales are written to out->scale (required for F8E4M3 and I8):
+ *   E4M3: a = max(max|x|, 1e-4), scale = a / 448, or the next power of two at or above it; value = rne(x / scale).
+ *   I8:   scale = max|x| / 127 (1 for a block of zeros), value = rne(x / scale).
+ * NaN or infinity in a row that is quantised to 8 bits: E_ARGUMENT. */
+TAMIS_API tamis_status tamis_quantize(tamis_ctx *ctx, const tamis_tensor *x, const tamis_quantize_options *options,
+                                      const tamis_tensor *out);
+
+/* out = x as F32, F16 or BF16. x: any dtype but I32. */
+TAMIS_API tamis_status tamis_dequantize(tamis_ctx *ctx, const tamis_tensor *x, const tamis_tensor *out);
+
+/* -- 3.2 index ------------------------------------------------------------------------------------------------ */
+
+/* Which keys a query row may see. Row i of n sees keys 0 .. visible[i]-1. */
+typedef struct tamis_select_options {
+  uint32_t size;
+  uint32_t k;             /* keys to select for each row; 0: 2048                                               */
+  const int32_t *visible; /* [n], each 0..m; NULL: causal, the n queries being the last n of the m positions: row i
+                             sees m - n + i + 1 keys                                                            */
+  uint32_t all_visible;   /* non-zero: every row sees all m keys (visible must be NULL)                         */
+} tamis_select_options;
+#define TAMIS_SELECT_OPTIONS_INIT { sizeof(tamis_select_options), 0, NULL, 0 }
+
+/* scores[i, s] = sum_h w[i, h] * max(0, q[i, h] . key[s])            (paper, eq. 1; the lightning indexer)
+ *   q [n, h, d]: F32, F16, BF16, or I8 / F8E4M3 with one scale per (row, head);  w [n, h]: F32;
+ *   key [m, d]: F32, F16, BF16, I8 or F8E4M3 with one scale per key, or INDEX132;  scores [n, m]: F32.
+ * Keys that a row does not see get -infinity. `options` may be NULL; k is ignored.
+ * The key's dtype decides the arithmetic: I8 keys: q is quantised to I8 per (row, head) unless it is I8 already, dot
+ * products exact; F8E4M3 and INDEX132: q is rounded to BF16 (E4M3 queries exactly), float sums; BF16: the same;
+ * F16 and F32: float. Negative weights are legal. 8-bit q needs 8-bit keys of the same kind. */
+TAMIS_API tamis_status tamis_index_scores(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *w,
+                                          const tamis_tensor *key, const tamis_select_options *options,
+                                          const tamis_tensor *scores);
+
+/* -- 3.3 select ----------------------------------------------------------------------------------------------- */
+
+/* The k = indices->shape[1] largest of each row of scores. scores [n, m]: F32; indices [n, k]: I32, ascending, -1
+ * behind the last when fewer than k are visible. Exactly min(k, visible) are chosen: score descending, ties to the
+ * lower index; -infinity can be chosen (last), NaN ranks as -infinity. options->k must be 0 or k. */
+TAMIS_API tamis_status tamis_topk(tamis_ctx *ctx, const tamis_tensor *scores, const tamis_select_options *options,
+                                  const tamis_tensor *indices);
+
+/* index_scores and topk in one pass that never stores the scores: scratch is O(k) for each query row in work,
+ * whatever m is, and the result is bit-identical to the two calls. indices [n, k]: I32; top_scores [n, k]: F32 or
+ * NULL: the scores of the chosen, in the same order, -infinity where the index is -1.
+ * Rows that see at most k keys choose all of them; without top_scores their keys are not even scored. */
+TAMIS_API tamis_status tamis_select(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *w,
+                                    const tamis_tensor *key, const tamis_select_options *options,
+                                    const tamis_tensor *indices, const tamis_tensor *top_scores);
+
+/* -- 3.4 attend ----------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_attend_options {
+  uint32_t size;
+  float softmax_scale;         /* 0: 1 / sqrt(d)                                                                */
+  const tamis_tensor *indices; /* [n, k]: I32, the keys of each row, -1 where none (anywhere); NULL: dense      */
+  const int32_t *visible;      /* as in tamis_select_options; with indices it changes nothing but the count of
+                                  keys that a dense attention would have compared                               */
+  uint32_t all_visible;        /* likewise                                                                      */
+  const float *sink;           /* [h]: a logit per head that joins the softmax's denominator only; NULL: none   */
+} tamis_attend_options;
+#define TAMIS_ATTEND_OPTIONS_INIT { sizeof(tamis_attend_options), 0.0f, NULL, NULL, 0, NULL }
+
+/* out[i, h] = sum_s softmax_s(scale * q[i, h] . key[s, h / (H/g)]) value[s, h / (H/g)] over the row's keys.
+ *   q [n, H, d]: F32, F16 or BF16;  key [m, g, d], value [m, g, e]: F32, F16, BF16, I8 or F8E4M3, or
+ *   key MLA656 (then value may be NULL: its first 512 dims), H a multiple of g;  out [n, H, e]: F32, F16 or BF16;
+ *   lse [n, H]: F32, log of the softmax's denominator (natural, with the scale, with the sink), or NULL.
+ * Multi-head latent attention in its absorbed form is g = 1 with a value that is a view of the key's first e dims.
+ * Indices: each -1 or 0..m-1; an index named twice counts twice. A row without keys gives 0 and lse -infinity (with
+ * a sink: 0 and the sink's logit).
+ * Arithmetic: F32 and F16 keys: float; the others: products of BF16 (q, softmax weights and expanded keys are rounded
+ * to it), float sums. */
+TAMIS_API tamis_status tamis_attend(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *key,
+                                    const tamis_tensor *value, const tamis_attend_options *options,
+                                    const tamis_tensor *out, const tamis_tensor *lse);
+
+/* Joins two attends of the same queries over disjoint sets of keys, in place:
+ *   out <- (out * e^lse + other * e^other_lse) / (e^lse + e^other_lse),  lse <- log(e^lse + e^other_lse).
+ * out, other [n, h, e]: F32;  lse, other_lse [n, h]: F32. -infinity: that side saw no key. */
+TAMIS_API tamis_status tamis_merge(tamis_ctx *ctx, const tamis_tensor *other, const tamis_tensor *other_lse,
+                                   const tamis_tensor *out, const tamis_tensor *lse);
+
+/* -- 3.5 project ---------------------------------------------------------------------------------------------- */
+
+/* out[r, o] = sum_i x[r, i] * weight[o, i]: the linear layers around the three verbs. x [r, i]: F32, F16 or BF16;
+ * weight [o, i]: F32, F16, BF16, or F8E4M3 / I8 with a scale per `block` of the row; out [r, o]: F32, F16 or BF16.
+ * Arithmetic as in tamis_attend, decided by the weight. The bits of a row do not depend on the other rows. */
+TAMIS_API tamis_status tamis_project(tamis_ctx *ctx, const tamis_tensor *x, const tamis_tensor *weight,
+                                     const tamis_tensor *out);
+
+/* =============================================== 4. Paged cache ================================================ *
+ * Keys and values (or the shared latents of multi-head latent attention) and index keys of all layers, in pages of
+ * equal size. A sequence is a list of pages; forks share pages and copy a page when they write to it.              */
+
+typedef struct tamis_cache tamis_cache;
+typedef struct tamis_seq tamis_seq;
+
+typedef struct tamis_cache_options {
+  uint32_t size;
+  uint32_t layers;       /* 0: 1                                                                                */
+  uint32_t kv_heads;     /* 0: 1                                                                                */
+  uint32_t key_dim;      /* 0: 576                                                                              */
+  uint32_t value_dim;    /* 0: 512                                                                              */
+  uint32_t own_values;   /* 0: a value is a view of its key's first value_dim dims (latent); else stored beside */
+  uint32_t index_dim;    /* 0: 128. Dims of the index key                                                       */
+  int32_t kv_dtype;      /* 0: BF16. F32, F16, BF16, or MLA656 (kv_heads 1, 576 / 512, no own values)           */
+  int32_t index_dtype;   /* 0: I8. F32, F16, BF16, I8, or INDEX132 (index_dim 128); -1: no index keys (dense)   */
+  uint32_t page_tokens;  /* 0: 64. Tokens in a page, a multiple of 16                                           */
+  uint64_t max_tokens;   /* most tokens held in all pages together; 0: no limit but the context's max_bytes     */
+} tamis_cache_options;
+#define TAMIS_CACHE_OPTIONS_INIT { sizeof(tamis_cache_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* ctx may not be NULL: the cache lives in its allocator and budget. Allocates no page yet. */
+TAMIS_API tamis_status tamis_cache_create(tamis_ctx *ctx, const tamis_cache_options *options, tamis_cache **cache);
+TAMIS_API void tamis_cache_free(tamis_cache *cache);
+
+/* Bytes of the pages in use (shared pages once) and the tokens they can hold. Either may be NULL. */
+TAMIS_API tamis_status tamis_cache_bytes(tamis_cache *cache, uint64_t *bytes, uint64_t *tokens);
+
+TAMIS_API tamis_status tamis_seq_create(tamis_cache *cache, tamis_seq **seq);
+TAMIS_API void tamis_seq_free(tamis_seq *seq);
+
+/* A new sequence equal to the first `length` tokens of seq (-1: all). Full pages are shared; nothing is copied until
+ * one of the two writes to a page that both hold. */
+TAMIS_API tamis_status tamis_seq_fork(tamis_seq *seq, int64_t length, tamis_seq **fork);
+
+/* A fork of the living sequence of this cache that shares the longest beginning with tokens[0..count-1], cut to
+ * *matched tokens (0: a new empty sequence). Positions extended without token ids match nothing. */
+TAMIS_API tamis_status tamis_seq_match(tamis_cache *cache, const int32_t *tokens, size_t count, tamis_seq **seq,
+                                       int64_t *matched);
+
+/* Makes room for `count` more tokens at the end. tokens [count]: their ids (for tamis_seq_match) or NULL. All or
+ * nothing: E_FULL, E_BUDGET or E_MEMORY leave the sequence as it was. The new rows hold zeros until written. */
+TAMIS_API tamis_status tamis_seq_extend(tamis_seq *seq, const int32_t *tokens, size_t count);
+
+/* Writes rows first .. first+n-1 of one layer (n from key). key [n, kv_heads, key_dim] ([n, key_dim] when kv_heads is
+ * 1), value [n, kv_heads, value_dim] or NULL (required exactly when own_values), index_key [n, index_dim] or NULL.
+ * Each F32, F16 or BF16, or the cache's own dtype with its scales (copied bit for bit); 8-bit caches quantise as
+ * tamis_quantize with power_of_two for E4M3. key may be NULL when only index_key is given. The rows must be within
+ * the sequence's length. */
+TAMIS_API tamis_status tamis_seq_write(tamis_seq *seq, uint32_t layer, int64_t first, const tamis_tensor *key,
+                                       const tamis_tensor *value, const tamis_tensor *index_key);
+
+/* Reads rows first .. first+n-1 of one layer back as F32, F16 or BF16; each output may be NULL. Shapes as above. */
+TAMIS_API tamis_status tamis_seq_read(tamis_seq *seq, uint32_t layer, int64_t first, const tamis_tensor *key,
+                                      const tamis_tensor *value, const tamis_tensor *index_key);
+
+/* Drops the tokens from `length` on (speculative decoding, edits). length 0..the current length. */
+TAMIS_API tamis_status tamis_seq_truncate(tamis_seq *seq, int64_t length);
+TAMIS_API tamis_status tamis_seq_length(tamis_seq *seq, int64_t *length);
+
+/* select and attend over `count` sequences of one cache in one call (continuous batching, ragged lengths).
+ * rows [count]: query rows of each sequence, being its last rows[j] positions (causal); their sum is n, and the rows
+ * of q are in the same order. indices hold positions within their own sequence. Results are bit-identical to one
+ * call for each sequence, and to the operators of section 3 over the same keys.
+ *   select: q [n, h, index_dim], w [n, h], options (k only; visible must be NULL), indices [n, k], top_scores or NULL.
+ *   attend: q [n, H, key_dim], options (indices [n, k] or NULL: dense; softmax_scale; sink; visible must be NULL),
+ *           out [n, H, value_dim], lse [n, H] or NULL. */
+TAMIS_API tamis_status tamis_seq_select(tamis_seq *const *seqs, const int32_t *rows, size_t count, uint32_t layer,
+                                        const tamis_tensor *q, const tamis_tensor *w,
+                                        const tamis_select_options *options, const tamis_tensor *indices,
+                                        const tamis_tensor *top_scores);
+TAMIS_API tamis_status tamis_seq_attend(tamis_seq *const *seqs, const int32_t *rows, size_t count, uint32_t layer,
+                                        const tamis_tensor *q, const tamis_attend_options *options,
+                                        const tamis_tensor *out, const tamis_tensor *lse);
+
+/* ================================================= 5. Counters ================================================= *
+ * What a context's calls have done, counted exactly. Counters only grow: read twice and subtract.                  */
+
+enum {
+  TAMIS_OP_ALL = 0, /* the sum of the others */
+  TAMIS_OP_QUANTIZE = 1,
+  TAMIS_OP_DEQUANTIZE = 2,
+  TAMIS_OP_INDEX = 3,
+  TAMIS_OP_TOPK = 4,
+  TAMIS_OP_SELECT = 5,
+  TAMIS_OP_ATTEND = 6,
+  TAMIS_OP_MERGE = 7,
+  TAMIS_OP_PROJECT = 8,
+  TAMIS_OP_CACHE = 9 /* rows written to and read from caches */
+};
+
+typedef struct tamis_counters {
+  uint32_t size;           /* set by the caller: sizeof(tamis_counters) */
+  int32_t op;              /* which operator this is about              */
+  uint64_t calls;          /* successful calls                          */
+  uint64_t queries;        /* query rows                                */
+  uint64_t keys_scored;    /* (row, key) pairs the indexer scored       */
+  uint64_t keys_selected;  /* sum over rows of min(k, visible)          */
+  uint64_t keys_attended;  /* (row, key) pairs attention compared       */
+  uint64_t keys_dense;     /* pairs a dense attention would have compared: sum over rows of visible             */
+  uint64_t flops;          /* multiplies and adds, counted separately, of the definition above, padding excluded */
+  uint64_t bytes;          /* bytes of keys, values, queries and results that the definition touches: a key that
+                              several rows of one sequence share counts once per call when dense, once per row
+                              when gathered                                                                      */
+  uint64_t dense_flops;    /* attend: the same work without an indexer: flops and bytes over keys_dense keys;    */
+  uint64_t dense_bytes;    /* 0 for the operators that a dense attention does not have                           */
+  uint64_t wall_nanoseconds;
+  uint64_t cpu_nanoseconds; /* over all threads that took part */
+} tamis_counters;
+#define TAMIS_COUNTERS_INIT { sizeof(tamis_counters), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* Fills counters for one operator (TAMIS_OP_...). */
+TAMIS_API tamis_status tamis_ctx_counters(tamis_ctx *ctx, int32_t op, tamis_counters *counters);
+
+/* This machine's own limits for one thread of this context's instruction set, measured now (about a tenth of a
+ * second for each): the denominators for every percentage. */
+typedef struct tamis_limits {
+  uint32_t size;
+  uint32_t threads;            /* in: how many threads to measure with together (0: 1); out: how many were used  */
+  double i8_macs_per_second;   /* 8-bit integer multiply-adds                                                     */
+  double bf16_macs_per_second;
+  double f32_macs_per_second;
+  double memory_bytes_per_second; /* reads of memory larger than the caches                                       */
+} tamis_limits;
+#define TAMIS_LIMITS_INIT { sizeof(tamis_limits), 0, 0, 0, 0, 0 }
+TAMIS_API tamis_status tamis_ctx_limits(tamis_ctx *ctx, tamis_limits *limits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TAMIS_H */
