@@ -1,0 +1,118 @@
+// What was computed, per operator: sums that only grow. Reading twice and subtracting is the whole protocol.
+// Integers are exact and stop at UInt64.max instead of wrapping. A snapshot taken while calls run may hold one
+// call's queries without its bytes, never a value that later shrinks.
+import Synchronization
+
+package enum Operator: Int, CaseIterable, Sendable {
+  case quantize, dequantize, index, topk, select, attend, merge, project, append
+}
+
+/// What one call did, or the sum over calls.
+package struct Sample: Equatable, Sendable {
+  package var calls: UInt64 = 0
+  package var queries: UInt64 = 0
+  package var keysScored: UInt64 = 0
+  package var keysSelected: UInt64 = 0
+  package var keysAttended: UInt64 = 0
+  /// Keys that a dense attention would have compared.
+  package var keysDense: UInt64 = 0
+  package var flops: UInt64 = 0
+  package var bytes: UInt64 = 0
+  package var wallNanoseconds: UInt64 = 0
+  package var cpuNanoseconds: UInt64 = 0
+  package var denseFlops: UInt64 = 0
+  package var denseBytes: UInt64 = 0
+
+  package init() {}
+}
+
+package final class Counters: Sendable {
+  private let totals = InlineArray<9, Totals> { _ in Totals() }
+  private let counting: Bool
+
+  /// `counting` false: `add` does nothing (the unmetered context).
+  init(counting: Bool = true) {
+    self.counting = counting
+  }
+
+  package func add(_ operation: Operator, _ sample: Sample) {
+    guard counting else { return }
+    totals[operation.rawValue].add(sample)
+  }
+
+  /// The sums of one operator, or of all of them.
+  package func snapshot(_ operation: Operator? = nil) -> Sample {
+    let sum = Totals()
+    for each in Operator.allCases where operation == nil || operation == each {
+      sum.add(totals[each.rawValue].read())
+    }
+    return sum.read()
+  }
+}
+
+/// One operator's sums; the same fields as Sample.
+private struct Totals: ~Copyable, Sendable {
+  private let calls = Total()
+  private let queries = Total()
+  private let keysScored = Total()
+  private let keysSelected = Total()
+  private let keysAttended = Total()
+  private let keysDense = Total()
+  private let flops = Total()
+  private let bytes = Total()
+  private let wallNanoseconds = Total()
+  private let cpuNanoseconds = Total()
+  private let denseFlops = Total()
+  private let denseBytes = Total()
+
+  func add(_ sample: Sample) {
+    calls.add(sample.calls)
+    queries.add(sample.queries)
+    keysScored.add(sample.keysScored)
+    keysSelected.add(sample.keysSelected)
+    keysAttended.add(sample.keysAttended)
+    keysDense.add(sample.keysDense)
+    flops.add(sample.flops)
+    bytes.add(sample.bytes)
+    wallNanoseconds.add(sample.wallNanoseconds)
+    cpuNanoseconds.add(sample.cpuNanoseconds)
+    denseFlops.add(sample.denseFlops)
+    denseBytes.add(sample.denseBytes)
+  }
+
+  func read() -> Sample {
+    var sample = Sample()
+    sample.calls = calls.read()
+    sample.queries = queries.read()
+    sample.keysScored = keysScored.read()
+    sample.keysSelected = keysSelected.read()
+    sample.keysAttended = keysAttended.read()
+    sample.keysDense = keysDense.read()
+    sample.flops = flops.read()
+    sample.bytes = bytes.read()
+    sample.wallNanoseconds = wallNanoseconds.read()
+    sample.cpuNanoseconds = cpuNanoseconds.read()
+    sample.denseFlops = denseFlops.read()
+    sample.denseBytes = denseBytes.read()
+    return sample
+  }
+}
+
+/// A sum that many threads add to and that saturates.
+private struct Total: ~Copyable, Sendable {
+  private let value = Atomic<UInt64>(0)
+
+  func add(_ amount: UInt64) {
+    guard amount != 0 else { return }
+    var old = value.load(ordering: .relaxed)
+    while true {
+      let (sum, overflow) = old.addingReportingOverflow(amount)
+      let (done, seen) = value.weakCompareExchange(
+        expected: old, desired: overflow ? UInt64.max : sum, ordering: .relaxed)
+      if done { return }
+      old = seen
+    }
+  }
+
+  func read() -> UInt64 { value.load(ordering: .relaxed) }
+}
