@@ -95,7 +95,7 @@ typedef struct tk_table {
 
   /* -- rows of numbers --------------------------------------------------------------------------------- *
    * n elements each. Narrowing rounds to nearest, ties to even; NaN stays NaN; E4M3 saturates at 448.
-   * For the scaled 8-bit types one float in `scale` holds for each `block` elements.                       */
+   * For the scaled 8-bit types one float in `scale` holds for each `block` elements (scale NULL: all 1).    */
   void (*f32_from_bf16)(const uint16_t *x, int64_t n, float *y);
   void (*f32_from_f16)(const uint16_t *x, int64_t n, float *y);
   void (*f32_from_e4m3)(const uint8_t *x, const float *scale, int64_t block, int64_t n, float *y);
