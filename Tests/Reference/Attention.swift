@@ -21,7 +21,7 @@ public struct AttentionShape: Sendable {
   }
 }
 
-/// out [queries, heads, valueDim] and the natural logarithm of the sum of exponentials, lse [queries, heads].
+/// out [queries, heads, valueDim] and the natural logarithm of the softmax denominator, lse [queries, heads].
 public struct Attended: Sendable {
   public var out: [Double]
   public var lse: [Double]
@@ -31,16 +31,16 @@ public struct Attended: Sendable {
 
 /// Softmax attention of every query head over the keys its row attends to:
 ///
-///     z_s = scale * q_th . k_s;   lse_th = ln(sum_s exp z_s)
-///     out_th = sum_s exp(z_s) v_s / (sum_s exp z_s + exp sink_h)
+///     z_s = scale * q_th . k_s;   lse_th = ln(sum_s exp z_s + exp sink_h);   out_th = sum_s exp(z_s - lse_th) v_s
 ///
 /// queries [n, heads, keyDim], keys [m, keyHeads, keyDim], values [m, keyHeads, valueDim] or nil: the first
 /// valueDim dimensions of the key (MLA). The keys of row t are
 /// - with `indices` [n, k]: those listed; negative entries are skipped, and nothing else is masked;
 /// - otherwise keys 0 ..< visible[t], nil for causal bottom right.
 ///
-/// `sink` [heads] is a logit without a value: it joins the denominator of the output, not the lse (FlashMLA).
-/// A row without keys gives 0 and an lse of -infinity.
+/// `sink` [heads] is a logit without a value: it joins the denominator only (nil: no such term). It is part of the lse,
+/// so of two partial results that are merged exactly one has the sink. A row without keys gives 0 and an lse of
+/// -infinity, or of the sink's logit.
 public func attend(
   _ shape: AttentionShape, queries: [Double], keys: [Double], values: [Double]? = nil, scale: Double,
   indices: [Int]? = nil, visible: [Int]? = nil, sink: [Double]? = nil
@@ -57,11 +57,10 @@ public func attend(
           queries, (t * shape.heads + h) * shape.keyDim,
           keys, (s * shape.keyHeads + keyHead) * shape.keyDim, count: shape.keyDim)
       }
-      let lse = logSumExp(logits)
-      let denominator = logSumExp([lse] + (sink.map { [$0[h]] } ?? []))
+      let lse = logSumExp(logits + (sink.map { [$0[h]] } ?? []))
       var out = Array(repeating: 0.0, count: shape.valueDim)
       for (s, logit) in zip(rows[t], logits) {
-        let probability = exp(logit - denominator)
+        let probability = exp(logit - lse)
         let start = valueStart(shape, key: s, keyHead: keyHead, viewsKey: values == nil)
         for i in 0..<shape.valueDim { out[i] += probability * (values ?? keys)[start + i] }
       }
@@ -72,7 +71,7 @@ public func attend(
   return result
 }
 
-/// The attention of two disjoint sets of keys from the attention of each, computed without a sink:
+/// The attention over two disjoint sets of keys, from the attention over each:
 ///
 ///     lse = ln(exp lse_a + exp lse_b);   out = exp(lse_a - lse) out_a + exp(lse_b - lse) out_b
 ///
@@ -90,17 +89,6 @@ public func mergeAttended(_ a: Attended, _ b: Attended) -> Attended {
     }
   }
   return merged
-}
-
-/// The result of `attend` with a sink, from the one without: out / (1 + exp(sink_h - lse_th)). sink [heads].
-public func applySink(_ attended: Attended, sink: [Double]) -> Attended {
-  let valueDim = attended.lse.isEmpty ? 0 : attended.out.count / attended.lse.count
-  var result = attended
-  for row in attended.lse.indices where attended.lse[row] > -.infinity {
-    let factor = 1 / (1 + exp(sink[row % sink.count] - attended.lse[row]))
-    for i in row * valueDim..<(row + 1) * valueDim { result.out[i] *= factor }
-  }
-  return result
 }
 
 /// ln(sum_i exp x_i), from the largest x so that nothing overflows; -infinity for none.

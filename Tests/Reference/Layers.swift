@@ -1,5 +1,5 @@
-// What surrounds the three verbs in a layer: normalisation, rotary position embedding and its YaRN
-// frequencies. One vector at a time. It refuses learned parameters of its own: all of them are arguments.
+// What surrounds the three verbs in a layer: linear projection, normalisation, rotary position embedding and its
+// YaRN frequencies. It refuses learned parameters of its own: all of them are arguments.
 
 #if canImport(Darwin)
   import Darwin
@@ -8,6 +8,13 @@
 #else
   import Glibc
 #endif
+
+/// y_ro = sum_i x_ri * weight_oi: x [rows, inputs], weight [outputs, inputs], result [rows, outputs].
+public func project(_ x: [Double], weight: [Double], inputs: Int) -> [Double] {
+  (0..<x.count / inputs).flatMap { r in
+    (0..<weight.count / inputs).map { o in dot(x, r * inputs, weight, o * inputs, count: inputs) }
+  }
+}
 
 /// y_i = x_i / sqrt(mean(x^2) + epsilon) * weight_i
 public func rmsNorm(_ x: [Double], weight: [Double], epsilon: Double = 1e-6) -> [Double] {

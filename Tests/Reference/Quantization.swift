@@ -3,7 +3,7 @@
 // to Float; codes are then exact roundings of the true quotient. It refuses to guess at infinities and NaN:
 // callers quantise finite numbers only.
 
-/// Codes with one scale for each `block` elements: value[i] = codes[i] * scales[i / block].
+/// Codes of rows with one scale for each `block` elements of a row; the last block of a row may be shorter.
 public struct Quantized<Code> {
   public let codes: [Code]
   public let scales: [Double]
@@ -14,11 +14,11 @@ public struct Quantized<Code> {
 ///     a = max(max_i |x_i|, 1e-4);  scale = a / 448;  code_i = e4m3(clamp(x_i / scale, ±448))
 ///
 /// With `powerOfTwo` (scale_fmt "ue8m0") the scale is rounded up to 2^ceil(log2(a / 448)).
-/// `x.count` is a multiple of `block`.
-public func quantizeE4M3(_ x: [Double], block: Int, powerOfTwo: Bool) -> Quantized<UInt8> {
+/// `x` is made of rows of `row` elements (nil: one row), scales [rows, ceil(row / block)].
+public func quantizeE4M3(_ x: [Double], block: Int, row: Int? = nil, powerOfTwo: Bool) -> Quantized<UInt8> {
   var codes: [UInt8] = []
   var scales: [Double] = []
-  for values in blocks(of: x, block) {
+  for values in blocks(of: x, block, row: row) {
     let scale = e4m3Scale(largest: largestMagnitude(values), powerOfTwo: powerOfTwo)
     scales.append(scale)
     codes += values.map { encodeE4M3($0 / scale) }
@@ -35,11 +35,11 @@ public func e4m3Scale(largest: Double, powerOfTwo: Bool) -> Double {
 }
 
 /// Symmetric INT8 with one scale per block: scale = max_i |x_i| / 127, code_i = round(x_i / scale), ties to even,
-/// so codes lie in -127...127. A block of zeros has scale 1 and codes 0.
-public func quantizeINT8(_ x: [Double], block: Int) -> Quantized<Int8> {
+/// so codes lie in -127...127. A block of zeros has scale 1 and codes 0. Rows as in `quantizeE4M3`.
+public func quantizeINT8(_ x: [Double], block: Int, row: Int? = nil) -> Quantized<Int8> {
   var codes: [Int8] = []
   var scales: [Double] = []
-  for values in blocks(of: x, block) {
+  for values in blocks(of: x, block, row: row) {
     let quotient = roundedToFloat(largestMagnitude(values) / 127)
     let scale = quotient == 0 ? 1 : quotient
     scales.append(scale)
@@ -48,14 +48,14 @@ public func quantizeINT8(_ x: [Double], block: Int) -> Quantized<Int8> {
   return Quantized(codes: codes, scales: scales)
 }
 
-/// value[i] = e4m3(code[i]) * scale[i / block].
-public func dequantizeE4M3(_ codes: [UInt8], scales: [Double], block: Int) -> [Double] {
-  codes.indices.map { decodeE4M3(codes[$0]) * scales[$0 / block] }
+/// value = e4m3(code) * scale of its block.
+public func dequantizeE4M3(_ codes: [UInt8], scales: [Double], block: Int, row: Int? = nil) -> [Double] {
+  scaled(codes.map(decodeE4M3), scales, block, row: row)
 }
 
-/// value[i] = code[i] * scale[i / block].
-public func dequantizeINT8(_ codes: [Int8], scales: [Double], block: Int) -> [Double] {
-  codes.indices.map { Double(codes[$0]) * scales[$0 / block] }
+/// value = code * scale of its block.
+public func dequantizeINT8(_ codes: [Int8], scales: [Double], block: Int, row: Int? = nil) -> [Double] {
+  scaled(codes.map(Double.init), scales, block, row: row)
 }
 
 /// The orthonormal Hadamard rotation of one vector, whose length n is a power of two:
@@ -78,12 +78,21 @@ public func rotateHadamard(_ x: [Double]) -> [Double] {
 
 /// The rotation applied to each consecutive run of `length` elements.
 public func rotateHadamard(_ x: [Double], length: Int) -> [Double] {
-  blocks(of: x, length).flatMap { rotateHadamard($0) }
+  blocks(of: x, length, row: length).flatMap { rotateHadamard($0) }
 }
 
-private func blocks(of x: [Double], _ block: Int) -> [[Double]] {
-  precondition(block > 0 && x.count.isMultiple(of: block), "a whole number of blocks")
-  return stride(from: 0, to: x.count, by: block).map { Array(x[$0..<$0 + block]) }
+private func blocks(of x: [Double], _ block: Int, row: Int?) -> [[Double]] {
+  let row = row ?? x.count
+  precondition(block > 0 && (x.isEmpty || x.count.isMultiple(of: row)), "a whole number of rows")
+  return stride(from: 0, to: x.count, by: max(row, 1)).flatMap { start in
+    stride(from: start, to: start + row, by: block).map { Array(x[$0..<min($0 + block, start + row)]) }
+  }
+}
+
+private func scaled(_ numbers: [Double], _ scales: [Double], _ block: Int, row: Int?) -> [Double] {
+  let row = max(row ?? numbers.count, 1)
+  let blocksInRow = (row + block - 1) / block
+  return numbers.indices.map { numbers[$0] * scales[$0 / row * blocksInRow + $0 % row / block] }
 }
 
 private func largestMagnitude(_ x: [Double]) -> Double { x.reduce(0) { max($0, $1.magnitude) } }

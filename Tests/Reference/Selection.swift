@@ -45,6 +45,12 @@ public func indexScores(
   return scores
 }
 
+/// Scores [n, keys] in which the keys that a row does not see are -infinity; visible [n], nil for causal bottom right.
+public func maskUnseen(_ scores: [Double], keys: Int, visible: [Int]? = nil) -> [Double] {
+  let visible = visible ?? causalVisible(queries: keys == 0 ? 0 : scores.count / keys, keys: keys)
+  return scores.indices.map { $0 % keys < visible[$0 / keys] ? scores[$0] : -.infinity }
+}
+
 /// max(0, x), in which a NaN stays NaN.
 func rectified(_ x: Double) -> Double { x < 0 ? 0 : x }
 
