@@ -1,0 +1,36 @@
+#!/bin/sh
+# header.sh SOURCE: tamis.h is C99 and C++11 without a warning, for every compiler found, and its _INIT macros work.
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cat > "$work/use.c" <<'END'
+#include <tamis.h>
+#include <tamis.h>
+uint32_t use(void);
+uint32_t use(void) {
+  tamis_ctx_options ctx = TAMIS_CTX_OPTIONS_INIT;
+  tamis_quantize_options quantize = TAMIS_QUANTIZE_OPTIONS_INIT;
+  tamis_select_options select = TAMIS_SELECT_OPTIONS_INIT;
+  tamis_attend_options attend = TAMIS_ATTEND_OPTIONS_INIT;
+  tamis_cache_options cache = TAMIS_CACHE_OPTIONS_INIT;
+  tamis_counters counters = TAMIS_COUNTERS_INIT;
+  tamis_limits limits = TAMIS_LIMITS_INIT;
+  return ctx.size + quantize.size + select.size + attend.size + cache.size + counters.size + limits.size;
+}
+END
+cp "$work/use.c" "$work/use.cpp"
+strict="-Wall -Wextra -pedantic -Werror -I$1/include -fsyntax-only"
+c=0
+cpp=0
+for compiler in gcc clang; do
+  command -v $compiler > /dev/null || continue
+  $compiler -std=c99 $strict "$work/use.c"
+  c=$((c + 1))
+done
+for compiler in g++ clang++; do
+  command -v $compiler > /dev/null || continue
+  $compiler -std=c++11 $strict "$work/use.cpp"
+  cpp=$((cpp + 1))
+done
+echo "$c C and $cpp C++ compilers"
+[ $c -gt 0 ] && [ $cpp -gt 0 ]
