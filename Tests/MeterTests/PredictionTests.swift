@@ -1,0 +1,159 @@
+// Closed forms against sums done token by token, the break-even against its formula, and other architectures.
+import TamisMeter
+import TamisRuntime
+import Testing
+
+@Suite struct ArchitectureTests {
+  @Test func deepSeekWork() throws {
+    let model = try Architecture.deepSeekV32()
+    #expect(model.indexFlopsPerPair == 61 * 16_384)
+    #expect(model.absorbedFlopsPerPair == 61 * 278_528)
+    #expect(model.expandedFlopsPerPair == 61 * 81_920)
+    #expect(model.linearFlopsPerToken == 73.24e9)
+    #expect(model.cacheBytesPerToken == 40_016)
+    #expect(model.indexBytesPerToken == 8_052)
+    #expect(model.absorbedFlopsPerPair * 131_072 / 1e9 > 2226 && model.absorbedFlopsPerPair * 131_072 / 1e9 < 2228)
+  }
+
+  @Test func sharedAndPooledIndexersCostLess() throws {
+    let indexer = Architecture.Indexer(heads: 32, dim: 128, topK: 2048, layers: 20, pooling: 4, keyBytes: 132)
+    let model = try small(indexer: indexer)
+    #expect(model.indexFlopsPerPair == 2 * 32 * 128 * 20 / 4)
+    #expect(model.indexBytesPerToken == 132 * 20 / 4)
+  }
+
+  @Test func refusesNonsense() throws {
+    let good = Architecture.Indexer(heads: 4, dim: 64, topK: 128, layers: 4, keyBytes: 68)
+    #expect(throws: Never.self) { try small(layers: 4, indexer: good) }
+    #expect(throws: TamisError.self) { try small(layers: 0, indexer: good) }
+    #expect(throws: TamisError.self) { try small(layers: 3, indexer: good) }
+    #expect(throws: TamisError.self) { try small(layers: Int.max, indexer: good) }
+    #expect(throws: TamisError.self) { try small(layers: 4, indexer: good, parameters: .nan) }
+    #expect(throws: TamisError.self) { try small(layers: 4, indexer: good, parameters: -1) }
+  }
+}
+
+private func small(
+  layers: Int = 80, indexer: Architecture.Indexer, parameters: Double = 32e9
+) throws(TamisError) -> Architecture {
+  try Architecture(
+    name: "small", layers: layers, heads: 64, absorbed: .init(key: 576, value: 512), expanded: .init(key: 256, value: 256),
+    indexer: indexer, activeParameters: parameters, weightBytes: parameters, cacheBytes: 1152)
+}
+
+/// A machine with the same rate for everything, a chosen rate for the indexer, and no constant parts.
+private func machine(
+  indexerShare: Double = 1, masked: Bool = false, memory: Double = 0, overhead: Double = 0
+) throws(TamisError) -> MachineProfile {
+  let full = MachineProfile.Rate(.sixteenBit, 1)
+  let phase = MachineProfile.Phase(
+    linear: full, indexer: .init(.sixteenBit, indexerShare), dense: full, masked: masked ? full : nil, sparse: full,
+    overhead: 0, sparseOverheadPerLayer: overhead)
+  return try MachineProfile(
+    name: "test", source: "", date: "", basis: .analytic, peaks: .init(eightBit: 0, sixteenBit: 1e12, float32: 0),
+    memoryBytesPerSecond: memory, prefill: phase, decode: phase, pricePerHour: nil,
+    trust: .init(low: 0.8, high: 1.2, ratio: 0, note: ""))
+}
+
+@Suite struct PredictionTests {
+  @Test(arguments: [
+    (0, 0, 0), (1, 0, 1), (2048, 0, 3), (2047, 0, 4), (2049, 2048, 1), (7000, 0, 10), (7000, 6999, 5), (7000, 7000, 1), (20_000, 1000, 100),
+  ])
+  func sumsAreExact(_ input: Int, _ cached: Int, _ output: Int) throws {
+    let request = try Request(input: input, cached: cached, output: output)
+    for profile in [try MachineProfile.h800(), try machine(indexerShare: 0.5, masked: true, memory: 1e11, overhead: 1e-6)] {
+      let predictor = Predictor(try Architecture.deepSeekV32(), on: profile)
+      for mode in Mode.allCases {
+        var expected = Work()
+        for keys in cached..<input { expected = expected + predictor.curve(.prefill, mode).work(at: keys + 1) }
+        for keys in input..<(input + output) { expected = expected + predictor.curve(.decode, mode).work(at: keys + 1) }
+        let found = predictor.estimate(request, mode).total
+        #expect(abs(found.seconds - expected.seconds) <= 1e-9 * expected.seconds, "\(mode)")
+        #expect(abs(found.flops - expected.flops) <= 1e-9 * expected.flops, "\(mode)")
+        #expect(abs(found.bytes - expected.bytes) <= 1e-9 * expected.bytes, "\(mode)")
+      }
+    }
+  }
+
+  /// A hundred million tokens are as quick to predict as one.
+  @Test func longRequestsAreClosedForms() throws {
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try MachineProfile.h800())
+    let whole = predictor.estimate(try Request(input: 100_000_000, output: 0), .sparse).prefill
+    let first = predictor.estimate(try Request(input: 60_000_000, output: 0), .sparse).prefill
+    let rest = predictor.estimate(try Request(input: 100_000_000, cached: 60_000_000, output: 0), .sparse).prefill
+    #expect(abs(first.seconds + rest.seconds - whole.seconds) <= 1e-12 * whole.seconds)
+  }
+
+  /// Published: k / (1 − r/17) for r = seconds of an indexer FLOP over seconds of a core FLOP.
+  @Test(arguments: [(1.0, 2177.0), (4.0, 2685.0), (8.0, 3895.0)])
+  func breakEvenWithoutConstantPart(_ ratio: Double, _ published: Double) throws {
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try machine(indexerShare: 1 / ratio))
+    let found = try #require(predictor.breakEven(.decode).mid)
+    #expect(abs(found - 2048 / (1 - ratio / 17)) < 1e-6)
+    #expect(abs(found - published) <= 0.01 * published)
+  }
+
+  @Test func breakEvenCanBeNeverOrAlways() throws {
+    let model = try Architecture.deepSeekV32()
+    let slow = Predictor(model, on: try machine(indexerShare: 1.0 / 20))
+    #expect(slow.breakEven(.decode).mid == nil)
+    #expect(slow.breakEven(.wholePrompt).mid == nil)
+    let far = Predictor(model, on: try machine(indexerShare: 1, overhead: 1))
+    #expect(far.breakEven(.decode, within: 100_000).mid == nil)
+    let tiny = try small(indexer: .init(heads: 1, dim: 1, topK: 1, layers: 1, keyBytes: 1))
+    #expect(try #require(Predictor(tiny, on: try machine()).breakEven(.decode).mid) < 2)
+  }
+
+  /// The whole-prompt break-even against a search token by token.
+  @Test(arguments: [0.0, 1e-7, 1e-5]) func paybackIsTheFirstCheaperPrompt(_ overhead: Double) throws {
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try machine(indexerShare: 0.5, masked: true, overhead: overhead))
+    let dense = predictor.curve(.prefill, .dense)
+    let sparse = predictor.curve(.prefill, .sparse)
+    var saved = 0.0
+    var last: Int? = nil
+    for keys in 0..<60_000 {
+      saved += dense.seconds(at: keys) - sparse.seconds(at: keys)
+      if saved <= 0 { last = nil } else if last == nil { last = keys + 1 }
+    }
+    let found = predictor.breakEven(.wholePrompt, within: 60_000).mid.map { Int($0) }
+    #expect(found == last)
+  }
+
+  /// Automatic never costs more than sparse, and is cheaper exactly while nothing can be left out.
+  @Test func automaticSkipsScoring() throws {
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try MachineProfile.h800())
+    for phase in [PhaseKind.prefill, .decode] {
+      for keys in [0, 1, 100, 2047, 2048, 2049, 8192, 131_072] {
+        let automatic = try predictor.estimate(at: keys, phase, .automatic).seconds.mid
+        let sparse = try predictor.estimate(at: keys, phase, .sparse).seconds.mid
+        #expect(automatic <= sparse)
+        #expect((automatic < sparse) == (keys > 0 && keys <= 2048), "\(phase) \(keys)")
+      }
+    }
+  }
+
+  @Test func memoryLimitsWhenItIsSlow() throws {
+    let model = try Architecture.deepSeekV32()
+    let decode = { (memory: Double, batch: Int) throws(TamisError) -> Double in
+      Predictor(model, on: try machine(memory: memory), batch: batch).curve(.decode, .dense).seconds(at: 0)
+    }
+    #expect(try decode(0, 1) == 73.24e9 / 1e12)
+    #expect(try decode(1e9, 1) == 36.62)
+    #expect(try decode(1e9, 100) == 0.3662)
+    #expect(try decode(1e12, 1) == 73.24e9 / 1e12)
+  }
+
+  @Test func refusesNonsense() throws {
+    #expect(throws: TamisError.self) { try Request(input: -1, output: 0) }
+    #expect(throws: TamisError.self) { try Request(input: 10, cached: 11, output: 0) }
+    #expect(throws: TamisError.self) { try Request(input: Int.max, output: 1) }
+    #expect(throws: TamisError.self) { try Request(input: 1, output: 1, batch: 0) }
+    #expect(throws: TamisError.self) { try machine(indexerShare: 0) }
+    #expect(throws: TamisError.self) { try machine(indexerShare: .nan) }
+    #expect(throws: TamisError.self) { try machine(memory: -1) }
+    #expect(throws: TamisError.self) { try machine(overhead: .infinity) }
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try MachineProfile.h800())
+    #expect(throws: TamisError.self) { try predictor.estimate(at: -1, .decode, .dense) }
+    #expect(throws: TamisError.self) { try predictor.estimate(at: Int.max, .decode, .dense) }
+  }
+}
