@@ -11,8 +11,8 @@
  *     so keys are read where they lie: no transposition, no copy, any row stride, any page layout.
  *   - Determinism: the bits of a result for one (query, key) or one (query, head) depend on the values, the
  *     shapes and the table alone - never on how many keys or columns were in the call, nor on alignment.
- *   - `packed` queries, outputs and scratch are 64-byte aligned; keys, values and scales need only the
- *     natural alignment of their element (1 for bytes).
+ *   - `packed` queries and scratch are 64-byte aligned; everything else - keys, values, scales, outputs (out, max
+ *     and sum of attend among them) - has only the natural alignment of its element (1 for bytes).
  */
 #ifndef TAMIS_KERNELS_H
 #define TAMIS_KERNELS_H
