@@ -47,22 +47,28 @@ public func attend(
 ) -> Attended {
   precondition(queries.count == shape.queries * shape.heads * shape.keyDim, "queries [n, heads, keyDim]")
   precondition(keys.count == shape.keys * shape.keyHeads * shape.keyDim, "keys [m, keyHeads, keyDim]")
+  let valueCount = shape.keys * shape.keyHeads * shape.valueDim
+  precondition(
+    values.map { $0.count == valueCount } ?? (shape.valueDim <= shape.keyDim), "values [m, keyHeads, valueDim]")
   let rows = attendedKeys(shape, indices: indices, visible: visible)
+  let valueRows = values ?? keys
+  let valueStride = values == nil ? shape.keyDim : shape.valueDim
   var result = Attended(out: [], lse: [])
   for t in 0..<shape.queries {
     for h in 0..<shape.heads {
       let keyHead = h / (shape.heads / shape.keyHeads)
       let logits = rows[t].map { s in
-        scale * dot(
-          queries, (t * shape.heads + h) * shape.keyDim,
-          keys, (s * shape.keyHeads + keyHead) * shape.keyDim, count: shape.keyDim)
+        scale
+          * dot(
+            queries, (t * shape.heads + h) * shape.keyDim,
+            keys, (s * shape.keyHeads + keyHead) * shape.keyDim, count: shape.keyDim)
       }
       let lse = logSumExp(logits + (sink.map { [$0[h]] } ?? []))
       var out = Array(repeating: 0.0, count: shape.valueDim)
       for (s, logit) in zip(rows[t], logits) {
         let probability = exp(logit - lse)
-        let start = valueStart(shape, key: s, keyHead: keyHead, viewsKey: values == nil)
-        for i in 0..<shape.valueDim { out[i] += probability * (values ?? keys)[start + i] }
+        let start = (s * shape.keyHeads + keyHead) * valueStride
+        for i in 0..<shape.valueDim { out[i] += probability * valueRows[start + i] }
       }
       result.out += out
       result.lse.append(lse)
@@ -104,8 +110,4 @@ private func attendedKeys(_ shape: AttentionShape, indices: [Int]?, visible: [In
   }
   let width = shape.queries == 0 ? 0 : indices.count / shape.queries
   return (0..<shape.queries).map { t in indices[t * width..<(t + 1) * width].filter { $0 >= 0 } }
-}
-
-private func valueStart(_ shape: AttentionShape, key: Int, keyHead: Int, viewsKey: Bool) -> Int {
-  (key * shape.keyHeads + keyHead) * (viewsKey ? shape.keyDim : shape.valueDim)
 }

@@ -70,7 +70,7 @@ public func rotateHadamard(_ x: [Double]) -> [Double] {
   return x.indices.map { i in
     var sum = 0.0
     for j in x.indices {
-      sum += (i & j).nonzeroBitCount.isMultiple(of: 2) ? x[j] : -x[j]
+      sum += (i & j).nonzeroBitCount % 2 == 0 ? x[j] : -x[j]
     }
     return sum * norm
   }
