@@ -1,7 +1,7 @@
 // Attention, merging, rope and norms of the reference against golden vectors, and what must hold between them.
 
-import Testing
 import TamisReference
+import Testing
 
 struct AttentionTests {
   let vectors: Vectors
@@ -15,8 +15,8 @@ struct AttentionTests {
     let parameters = try vectors.parameters(name)
     return try AttentionShape(
       queries: #require(parameters.queries), keys: #require(parameters.keys), heads: #require(parameters.heads),
-      keyHeads: #require(parameters.key_heads), keyDim: #require(parameters.key_dim),
-      valueDim: #require(parameters.value_dim))
+      keyHeads: #require(parameters.keyHeads), keyDim: #require(parameters.keyDim),
+      valueDim: #require(parameters.valueDim))
   }
 
   private func run(_ name: String, sink: [Double]? = nil, causalByDefault: Bool = false) throws -> Attended {
@@ -148,7 +148,7 @@ struct LayerTests {
     let plain = ropeFrequencies(dim: 64, theta: 10000)
     #expect(frequencies[10] == plain[10] && frequencies[11] < plain[11])
     #expect((frequencies[23] * 40 / plain[23] - 1).magnitude < 1e-12)
-    let scale = try #require(vectors.parameters("yarn").softmax_scale)
+    let scale = try #require(vectors.parameters("yarn").softmaxScale)
     #expect((yarnSoftmaxScale(keyDim: 192) - scale).magnitude < 1e-15)
     #expect((yarnSoftmaxScale(keyDim: 192) - 0.1352338).magnitude < 5e-8)
   }
@@ -197,9 +197,10 @@ struct LayerTests {
 
   @Test func theGeneratorIsSplitMix64() {
     var random = SplitMix64(seed: 1_234_567)
-    #expect([random.next(), random.next(), random.next()] == [
-      6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423,
-    ])
+    #expect(
+      [random.next(), random.next(), random.next()] == [
+        6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423,
+      ])
     let x = random.normals(20000)
     let mean = x.reduce(0, +) / 20000
     let variance = x.reduce(0) { $0 + $1 * $1 } / 20000

@@ -1,7 +1,7 @@
 // Number formats, quantisation, the Hadamard rotation and byte layouts of the reference against golden vectors.
 
-import Testing
 import TamisReference
+import Testing
 
 struct NumberTests {
   let vectors: Vectors
@@ -43,7 +43,7 @@ struct NumberTests {
     for name in vectors.names("quantize_e4m3") {
       let parameters = try vectors.parameters(name)
       let block = try #require(parameters.block)
-      let result = quantizeE4M3(x, block: block, row: 128, powerOfTwo: try #require(parameters.power_of_two as Bool?))
+      let result = quantizeE4M3(x, block: block, row: 128, powerOfTwo: try #require(parameters.powerOfTwo as Bool?))
       #expect(result.codes == (try vectors.bytes("\(name).codes")), "\(name)")
       #expect(result.scales == (try vectors.numbers("\(name).scales")), "\(name)")
     }

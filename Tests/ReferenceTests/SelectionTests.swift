@@ -1,8 +1,8 @@
 // Index scores, selection and the indexer as a whole against golden vectors, and the mistakes that public
 // implementations have made, each shown to be visible.
 
-import Testing
 import TamisReference
+import Testing
 
 struct SelectionTests {
   let vectors: Vectors
@@ -89,7 +89,8 @@ struct SelectionTests {
   }
 
   @Test func aNegativeWeightMakesANegativeScore() {
-    let scores = indexScores(queries: [1, 0], weights: [-2], keys: [3, 0, -3, 0], keyScales: [0.5, 1], heads: 1, dim: 2)
+    let scores = indexScores(
+      queries: [1, 0], weights: [-2], keys: [3, 0, -3, 0], keyScales: [0.5, 1], heads: 1, dim: 2)
     #expect(scores[0] == -3)
     #expect(topK(scores, k: 1) == [1])
   }
@@ -160,7 +161,7 @@ struct IndexerTests {
   /// Rope, Hadamard and FP8 of vectors [tokens, heads, dim].
   private func prepared(_ x: [Double], heads: Int, pairing: RopePairing, start: Int) throws -> Quantized<UInt8> {
     let rotary = try #require(parameters.rotary)
-    let first = try #require(parameters.first_position)
+    let first = try #require(parameters.firstPosition)
     let frequencies = yarnFrequencies(dim: rotary)
     var turned: [Double] = []
     for row in 0..<x.count / dim {

@@ -18,9 +18,9 @@ struct Vectors {
   /// The parameters a case may have.
   struct Case: Decodable {
     let block, n, tokens, queries, keys, heads, dim, hidden, latent, rotary, visible: Int?
-    let key_heads, key_dim, value_dim, first_position: Int?
-    let power_of_two: Bool?
-    let scale, softmax_scale: Double?
+    let keyHeads, keyDim, valueDim, firstPosition: Int?
+    let powerOfTwo: Bool?
+    let scale, softmaxScale: Double?
     let k: Counts?
   }
   /// One number or a list of them.
@@ -39,8 +39,9 @@ struct Vectors {
     let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
       .appendingPathComponent("Vectors")
     data = try [UInt8](Data(contentsOf: folder.appendingPathComponent("vectors.bin")))
-    index = try JSONDecoder().decode(
-      Index.self, from: Data(contentsOf: folder.appendingPathComponent("vectors.json")))
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    index = try decoder.decode(Index.self, from: Data(contentsOf: folder.appendingPathComponent("vectors.json")))
   }
 
   /// The names of the cases that begin so, in order.
@@ -55,7 +56,8 @@ struct Vectors {
   /// The elements as bit patterns of 1, 2, 4 or 8 bytes.
   func bits(_ name: String) throws -> [UInt64] {
     let tensor = try #require(index.tensors[name], "no tensor \(name)")
-    let width = try #require(["U8": 1, "I8": 1, "F8_E4M3": 1, "U16": 2, "BF16": 2, "I32": 4, "F32": 4, "F64": 8][tensor.dtype])
+    let widths = ["U8": 1, "I8": 1, "F8_E4M3": 1, "U16": 2, "BF16": 2, "I32": 4, "F32": 4, "F64": 8]
+    let width = try #require(widths[tensor.dtype])
     return (0..<tensor.shape.reduce(1, *)).map { i in
       (0..<width).reduce(UInt64(0)) { $0 | UInt64(data[tensor.offset + i * width + $1]) << UInt64(8 * $1) }
     }
