@@ -1,0 +1,348 @@
+/* Attend entries of the avx512 table. TK_F32 is attend_float.h over sixteen lanes; this file owns TK_BF16, with
+ * vdpbf16ps: 32 products of bfloat16 pairs into 16 float lanes.
+ *
+ * Scores: heads in lanes. The query is packed [panel of 64 columns][pair of dimensions][column][2]; a pair of a
+ * key's elements is broadcast from the row where it lies: 6 keys x 4 vectors of columns in 24 accumulators, 10
+ * loads to 24 products. Dimensions go in blocks of 192, so that a panel's block (24 KB) stays in L1 under all
+ * keys; partial sums rest in the score buffer.
+ * Softmax: vertical in lanes over a block of 192 keys with the running maximum of online softmax.
+ * Output: values are interleaved by pairs of keys, 64 dimensions at a time ([pair of keys][dimension][2], 24 KB,
+ * in L1); 6 columns x 4 vectors of dimensions, 10 loads to 24 products; the accumulators are loaded, rescaled
+ * and stored once per block.
+ * The rows of the next block are prefetched under the output products of this one: selected rows lie anywhere in
+ * memory, where no hardware prefetcher can foresee them.
+ *
+ * p is rounded to bfloat16 and sum adds the rounded values (see attend_float.h for why). vdpbf16ps takes
+ * subnormal operands and results as 0. Error bound of out / sum: 2^-8 of sum |p v| / sum p, from p's rounding. */
+#include "../internal.h"
+#if TK_X86
+#include <immintrin.h>
+
+#define TK_NAME(f) float_##f
+#define TK_ENTRY static
+#define TK_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define TK_LANES 16
+#define TK_FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define TK_TILE_KEYS 6
+#define TK_TILE_VECTORS 4
+#define TK_TILE_COLUMNS 6
+#define TK_TILE_VALUES 4
+#include "../attend_float.h"
+#include "softmax.h"
+
+#define BLOCK 192     /* keys; a multiple of the 6 of a score tile and of the 2 of a pair */
+#define PANEL 64      /* columns of a score panel, dimensions of a value panel            */
+#define PAIR_BLOCK 96 /* pairs of dimensions                                              */
+
+/* Scratch of one call. `all` is the number of columns padded to 16. */
+typedef struct {
+  float *scores;           /* [block, 64] of one panel                                        */
+  uint32_t *p;             /* [pair of keys, all][2] bfloat16                              */
+  uint16_t *values;        /* [pair of keys, 64][2] of one value panel                        */
+  float *max, *sum, *factor; /* [all]                                                         */
+  size_t bytes;
+} bf16_workspace;
+
+static bf16_workspace bf16_divide(int32_t columns, uintptr_t base) {
+  const size_t row = (size_t)padded_columns(columns) * sizeof(float);
+  bf16_workspace w;
+  size_t at = 0;
+  w.scores = (float *)(base + at), at += (size_t)BLOCK * PANEL * sizeof(float);
+  w.p = (uint32_t *)(base + at), at += BLOCK / 2 * row;
+  w.values = (uint16_t *)(base + at), at += (size_t)BLOCK * PANEL * sizeof(uint16_t);
+  w.max = (float *)(base + at), at += row;
+  w.sum = (float *)(base + at), at += row;
+  w.factor = (float *)(base + at), at += row;
+  w.bytes = at;
+  return w;
+}
+
+size_t tk_avx512_attend_query_bytes(int32_t type, int32_t columns, int32_t key_dim) {
+  if (type == TK_F32) return float_attend_query_bytes(type, columns, key_dim);
+  return (size_t)padded_columns(columns) * (size_t)((key_dim + 1) / 2) * 4;
+}
+
+void tk_avx512_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
+                                 int32_t key_dim, void *packed) {
+  if (type == TK_F32) {
+    float_attend_pack_query(type, query, query_stride, columns, key_dim, packed);
+    return;
+  }
+  const int32_t all = padded_columns(columns), pairs = (key_dim + 1) / 2;
+  uint16_t *panel = packed;
+  memset(packed, 0, tk_avx512_attend_query_bytes(type, columns, key_dim));
+  for (int32_t begin = 0; begin < all; begin += PANEL) {
+    const int32_t width = all - begin < PANEL ? all - begin : PANEL;
+    for (int32_t c = 0; c < width && begin + c < columns; c++) {
+      const char *row = (const char *)query + (begin + c) * query_stride;
+      for (int32_t d = 0; d < key_dim; d++) {
+        memcpy(panel + ((ptrdiff_t)(d / 2) * width + c) * 2 + d % 2, row + d * (ptrdiff_t)2, 2);
+      }
+    }
+    panel += (ptrdiff_t)pairs * width * 2;
+  }
+}
+
+size_t tk_avx512_attend_scratch_bytes(int32_t type, int32_t columns, int32_t count, int32_t key_dim,
+                                      int32_t value_dim) {
+  if (type == TK_F32) return float_attend_scratch_bytes(type, columns, count, key_dim, value_dim);
+  return bf16_divide(columns, 0).bytes;
+}
+
+/* -- rows on their way ---------------------------------------------------------------------------------- */
+typedef struct {
+  const void *const *rows;
+  int32_t count, next, step; /* rows, first not yet asked for, rows per call */
+  ptrdiff_t bytes;           /* of a row                                     */
+} approach;
+
+TK_INLINE void fetch_row(const void *row, ptrdiff_t bytes) {
+  for (ptrdiff_t at = 0; at < bytes; at += 64) _mm_prefetch((const char *)row + at, _MM_HINT_T1);
+  _mm_prefetch((const char *)row + bytes - 1, _MM_HINT_T1);
+}
+
+TK_INLINE void fetch_some(approach *a) {
+  int32_t end = a->next + a->step;
+  if (end > a->count) end = a->count;
+  for (; a->next < end; a->next++) fetch_row(a->rows[a->next], a->bytes);
+}
+
+static approach approach_rows(const void *const *rows, int32_t count, int32_t elements, int32_t calls) {
+  return (approach){rows, count, 0, calls > 0 ? (count + calls - 1) / calls : count, 2 * (ptrdiff_t)elements};
+}
+
+/* -- scores --------------------------------------------------------------------------------------------- */
+TK_INLINE __m512bh key_pair(const char *row, ptrdiff_t pair) {
+  int32_t bits;
+  memcpy(&bits, row + pair * 4, sizeof bits);
+  return (__m512bh)_mm512_set1_epi32(bits);
+}
+
+TK_INLINE __m512bh last_key(const char *row, ptrdiff_t pair) {
+  uint16_t bits;
+  memcpy(&bits, row + pair * 4, sizeof bits);
+  return (__m512bh)_mm512_set1_epi32(bits);
+}
+
+/* scores [6, stride] (+)= six keys . one panel of `vectors` x 16 columns over the pairs [begin, end), and the
+ * half pair at `end` when odd. */
+TK_INLINE void score_tile_bf16(const int vectors, const char *panel, const char *const *row, ptrdiff_t begin,
+                               ptrdiff_t end, int odd, float *scores) {
+  __m512 sum[6][4];
+  TK_UNROLL for (int k = 0; k < 6; k++) {
+    TK_UNROLL for (int v = 0; v < vectors; v++) {
+      sum[k][v] = begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(scores + k * PANEL + v * 16);
+    }
+  }
+  for (ptrdiff_t pair = begin; pair < end; pair++) {
+    __m512bh q[4];
+    TK_UNROLL for (int v = 0; v < vectors; v++) {
+      q[v] = (__m512bh)_mm512_load_si512(panel + (pair * vectors + v) * 64);
+    }
+    TK_UNROLL for (int k = 0; k < 6; k++) {
+      const __m512bh key = key_pair(row[k], pair);
+      TK_UNROLL for (int v = 0; v < vectors; v++) sum[k][v] = _mm512_dpbf16_ps(sum[k][v], q[v], key);
+    }
+  }
+  if (odd) {
+    TK_UNROLL for (int k = 0; k < 6; k++) {
+      const __m512bh key = last_key(row[k], end);
+      TK_UNROLL for (int v = 0; v < vectors; v++) {
+        const __m512bh q = (__m512bh)_mm512_load_si512(panel + (end * vectors + v) * 64);
+        sum[k][v] = _mm512_dpbf16_ps(sum[k][v], q, key);
+      }
+    }
+  }
+  TK_UNROLL for (int k = 0; k < 6; k++) {
+    TK_UNROLL for (int v = 0; v < vectors; v++) _mm512_store_ps(scores + k * PANEL + v * 16, sum[k][v]);
+  }
+}
+
+/* scores [count rounded up to 6, 64] of one panel; behind the last key its row is taken again, to be ignored.
+ * `ahead`: rows to ask for on the first pass. */
+TK_INLINE void score_panel_bf16(const int vectors, const char *panel, const void *const *rows, int32_t count,
+                                int32_t key_dim, approach *ahead, float *scores) {
+  const ptrdiff_t pairs = key_dim / 2;
+  ptrdiff_t begin = 0;
+  do {
+    const ptrdiff_t end = pairs - begin > PAIR_BLOCK ? begin + PAIR_BLOCK : pairs;
+    for (int32_t k = 0; k < count; k += 6) {
+      const char *row[6];
+      TK_UNROLL for (int i = 0; i < 6; i++) row[i] = rows[k + i < count ? k + i : count - 1];
+      if (begin == 0) fetch_some(ahead);
+      score_tile_bf16(vectors, panel, row, begin, end, end == pairs && key_dim % 2, scores + (ptrdiff_t)k * PANEL);
+    }
+    begin = end;
+  } while (begin < pairs);
+}
+
+static TK_TARGET void score_panel_any(int32_t width, const char *panel, const void *const *rows, int32_t count,
+                                      int32_t key_dim, approach *ahead, float *scores) {
+  switch (width / 16) {
+  case 1: score_panel_bf16(1, panel, rows, count, key_dim, ahead, scores); break;
+  case 2: score_panel_bf16(2, panel, rows, count, key_dim, ahead, scores); break;
+  case 3: score_panel_bf16(3, panel, rows, count, key_dim, ahead, scores); break;
+  default: score_panel_bf16(4, panel, rows, count, key_dim, ahead, scores); break;
+  }
+}
+
+/* -- softmax -------------------------------------------------------------------------------------------- *
+ * One panel: scores [count, 64] -> p [pair of keys, all][2]; a missing second key of a pair gets p = 0.      */
+static TK_TARGET void softmax_panel(const float *scores, int32_t count, float scale, int32_t begin, int32_t width,
+                                    int32_t all, const bf16_workspace *w) {
+  for (int32_t c = 0; c < width; c += 16) {
+    const __m512 old = _mm512_load_ps(w->max + begin + c);
+    const __m512 max = tk_avx512_block_max(scores + c, PANEL, count, scale, old);
+    const __m512 from = tk_avx512_softmax_origin(max);
+    const __m512 factor = tk_avx512_exp(_mm512_sub_ps(old, from));
+    __m512 sum = _mm512_setzero_ps();
+    for (int32_t k = 0; k < count; k += 2) {
+      const __m512 x = _mm512_load_ps(scores + (ptrdiff_t)k * PANEL + c);
+      const __m512 a = tk_avx512_softmax_weight(x, scale, from);
+      __m512 b = _mm512_setzero_ps();
+      if (k + 1 < count) {
+        b = tk_avx512_softmax_weight(_mm512_load_ps(scores + (ptrdiff_t)(k + 1) * PANEL + c), scale, from);
+      }
+      const __m512i pair = tk_avx512_bf16_pairs(a, b);
+      sum = tk_avx512_add_pairs(sum, pair);
+      _mm512_store_si512(w->p + (ptrdiff_t)(k / 2) * all + begin + c, pair);
+    }
+    _mm512_store_ps(w->max + begin + c, max);
+    _mm512_store_ps(w->factor + begin + c, factor);
+    _mm512_store_ps(w->sum + begin + c, _mm512_fmadd_ps(_mm512_load_ps(w->sum + begin + c), factor, sum));
+  }
+}
+
+/* -- output --------------------------------------------------------------------------------------------- *
+ * values [pair of keys, 64][2]: elements [e, e + 64) of the rows, zeros beyond value_dim and behind the last. */
+static TK_TARGET void interleave_values(const void *const *rows, int32_t count, int32_t e, int32_t value_dim,
+                                        uint16_t *values) {
+  const int32_t left = value_dim - e;
+  const __mmask32 low = left >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << left) - 1;
+  const __mmask32 high = left >= 64 ? ~(__mmask32)0 : left <= 32 ? 0 : ((__mmask32)1 << (left - 32)) - 1;
+  const __m512i first = tk_avx512_interleave_low(), second = tk_avx512_interleave_high();
+  for (int32_t k = 0; k < count; k += 2, values += 2 * PANEL) {
+    const uint16_t *a = (const uint16_t *)rows[k] + e;
+    __m512i b0 = _mm512_setzero_si512(), b1 = b0;
+    const __m512i a0 = _mm512_maskz_loadu_epi16(low, a), a1 = _mm512_maskz_loadu_epi16(high, a + 32);
+    if (k + 1 < count) {
+      const uint16_t *b = (const uint16_t *)rows[k + 1] + e;
+      b0 = _mm512_maskz_loadu_epi16(low, b);
+      b1 = _mm512_maskz_loadu_epi16(high, b + 32);
+    }
+    _mm512_store_si512(values, _mm512_permutex2var_epi16(a0, first, b0));
+    _mm512_store_si512(values + 32, _mm512_permutex2var_epi16(a0, second, b0));
+    _mm512_store_si512(values + 64, _mm512_permutex2var_epi16(a1, first, b1));
+    _mm512_store_si512(values + 96, _mm512_permutex2var_epi16(a1, second, b1));
+  }
+}
+
+/* out [columns, 64 of value_dim] <- out * factor + p . values. `left`: value elements that exist. */
+TK_INLINE void output_tile_bf16(const int columns, const uint32_t *p, ptrdiff_t all, const uint16_t *values,
+                                int32_t pairs, const float *factor, int first, int32_t left, float *out,
+                                ptrdiff_t value_dim) {
+  __m512 sum[6][4];
+  __mmask16 live[4];
+  TK_UNROLL for (int v = 0; v < 4; v++) {
+    const int32_t n = left - v * 16;
+    live[v] = (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1);
+  }
+  TK_UNROLL for (int c = 0; c < columns; c++) {
+    TK_UNROLL for (int v = 0; v < 4; v++) {
+      sum[c][v] = first ? _mm512_setzero_ps()
+                        : _mm512_mul_ps(_mm512_maskz_loadu_ps(live[v], out + c * value_dim + v * 16),
+                                        _mm512_set1_ps(factor[c]));
+    }
+  }
+  for (int32_t k = 0; k < pairs; k++, values += 2 * PANEL, p += all) {
+    __m512bh value[4];
+    TK_UNROLL for (int v = 0; v < 4; v++) value[v] = (__m512bh)_mm512_load_si512(values + v * 32);
+    TK_UNROLL for (int c = 0; c < columns; c++) {
+      const __m512bh weight = (__m512bh)_mm512_set1_epi32((int32_t)p[c]);
+      TK_UNROLL for (int v = 0; v < 4; v++) sum[c][v] = _mm512_dpbf16_ps(sum[c][v], value[v], weight);
+    }
+  }
+  TK_UNROLL for (int c = 0; c < columns; c++) {
+    TK_UNROLL for (int v = 0; v < 4; v++) _mm512_mask_storeu_ps(out + c * value_dim + v * 16, live[v], sum[c][v]);
+  }
+}
+
+static TK_TARGET void output_panel_bf16(int32_t columns, int32_t all, int32_t e, int32_t value_dim, int32_t pairs,
+                                        int first, const bf16_workspace *w, approach *ahead, float *out) {
+  const int32_t left = value_dim - e;
+  int32_t c = 0;
+#define TILE(n) \
+  output_tile_bf16(n, w->p + c, all, w->values, pairs, w->factor + c, first, left, \
+                   out + (ptrdiff_t)c * value_dim + e, value_dim)
+  for (; c + 6 <= columns; c += 6) {
+    fetch_some(ahead);
+    TILE(6);
+  }
+  fetch_some(ahead);
+  switch (columns - c) {
+  case 1: TILE(1); break;
+  case 2: TILE(2); break;
+  case 3: TILE(3); break;
+  case 4: TILE(4); break;
+  case 5: TILE(5); break;
+  default: break;
+  }
+#undef TILE
+}
+
+/* -- the chunk ------------------------------------------------------------------------------------------ */
+static TK_TARGET void bf16_chunk(const char *packed, int32_t columns, int32_t key_dim, int32_t value_dim,
+                                 const void *const *key_rows, const void *const *value_rows, int32_t count,
+                                 float scale, float *out, const bf16_workspace *w) {
+  const int32_t all = padded_columns(columns);
+  const int32_t tiles = (columns / 6 + 1) * ((value_dim + PANEL - 1) / PANEL);
+  for (int32_t begin = 0; begin < count; begin += BLOCK) {
+    const int32_t block = count - begin < BLOCK ? count - begin : BLOCK;
+    const int32_t next = count - begin - block < BLOCK ? count - begin - block : BLOCK;
+    /* The first block has nobody before it to ask for its rows: two tiles ahead of the scores must do. */
+    approach none = approach_rows(NULL, 0, 0, 1), ahead = none;
+    if (begin == 0) {
+      ahead = approach_rows(key_rows, block, key_dim, 0);
+      ahead.step = 12;
+      fetch_some(&ahead);
+      ahead.step = 6;
+    }
+    for (int32_t c = 0; c < all; c += PANEL) {
+      const int32_t width = all - c < PANEL ? all - c : PANEL;
+      score_panel_any(width, packed + (ptrdiff_t)c * ((key_dim + 1) / 2) * 4, key_rows + begin, block, key_dim,
+                      &ahead, w->scores);
+      softmax_panel(w->scores, block, scale, c, width, all, w);
+      ahead = none;
+    }
+    approach keys = approach_rows(key_rows + begin + block, next, key_dim, tiles);
+    for (int32_t e = 0; e < value_dim; e += PANEL) {
+      interleave_values(value_rows + begin, block, e, value_dim, w->values);
+      output_panel_bf16(columns, all, e, value_dim, (block + 1) / 2, begin == 0, w, &keys, out);
+    }
+  }
+}
+
+TK_TARGET void tk_avx512_attend_chunk(int32_t type, const void *packed, int32_t columns, int32_t key_dim,
+                                      int32_t value_dim, const void *const *key_rows,
+                                      const void *const *value_rows, int32_t count, float scale, float *out,
+                                      float *max, float *sum, void *scratch) {
+  if (type == TK_F32) {
+    float_attend_chunk(type, packed, columns, key_dim, value_dim, key_rows, value_rows, count, scale, out, max,
+                       sum, scratch);
+    return;
+  }
+  const bf16_workspace w = bf16_divide(columns, (uintptr_t)scratch);
+  for (int32_t c = 0; c < padded_columns(columns); c++) {
+    w.max[c] = -INFINITY;
+    w.sum[c] = 0;
+  }
+  bf16_chunk(packed, columns, key_dim, value_dim, key_rows, value_rows, count, scale, out, &w);
+  memcpy(max, w.max, (size_t)columns * sizeof(float));
+  memcpy(sum, w.sum, (size_t)columns * sizeof(float));
+}
+
+TK_TARGET void tk_avx512_attend_join(float *out, float *max, float *sum, const float *out_b, const float *max_b,
+                                     const float *sum_b, int32_t columns, int32_t value_dim) {
+  float_attend_join(out, max, sum, out_b, max_b, sum_b, columns, value_dim);
+}
+#endif
