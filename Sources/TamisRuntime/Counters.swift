@@ -3,8 +3,18 @@
 // call's queries without its bytes, never a value that later shrinks.
 import Synchronization
 
-package enum Operator: Int, CaseIterable, Sendable {
-  case quantize, dequantize, index, topk, select, attend, merge, project, append
+/// The numbers are those of `TAMIS_OP_*`; 0 stands there for all of them.
+package enum Operator: Int32, CaseIterable, Sendable {
+  case quantize = 1
+  case dequantize = 2
+  case index = 3
+  case topk = 4
+  case select = 5
+  case attend = 6
+  case merge = 7
+  case project = 8
+  /// Rows written to and read from caches.
+  case cache = 9
 }
 
 /// What one call did, or the sum over calls.
@@ -27,6 +37,7 @@ package struct Sample: Equatable, Sendable {
 }
 
 package final class Counters: Sendable {
+  /// [operators], in the order of Operator.allCases.
   private let totals = InlineArray<9, Totals> { _ in Totals() }
   private let counting: Bool
 
@@ -37,14 +48,14 @@ package final class Counters: Sendable {
 
   package func add(_ operation: Operator, _ sample: Sample) {
     guard counting else { return }
-    totals[operation.rawValue].add(sample)
+    totals[Int(operation.rawValue) &- 1].add(sample)
   }
 
   /// The sums of one operator, or of all of them.
   package func snapshot(_ operation: Operator? = nil) -> Sample {
     let sum = Totals()
     for each in Operator.allCases where operation == nil || operation == each {
-      sum.add(totals[each.rawValue].read())
+      sum.add(totals[Int(each.rawValue) &- 1].read())
     }
     return sum.read()
   }

@@ -3,6 +3,7 @@
 // that are not aligned as asked.
 import Glibc
 import Synchronization
+import TamisShims
 
 /// A block of working memory, 64-byte aligned, on loan from a context.
 package struct Scratch: @unchecked Sendable {
@@ -168,7 +169,7 @@ private final class ScratchCache: @unchecked Sendable {
   private func tryLock() -> Bool {
     for _ in 0..<1000 {
       if lock.tryEnter() { return true }
-      Pause.once()
+      tamis_shims_pause()
     }
     return false
   }

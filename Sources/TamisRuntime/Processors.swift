@@ -4,8 +4,8 @@
 import Glibc
 import TamisShims
 
-enum Processors {
-  static func allowed() -> Int {
+package enum Processors {
+  package static func allowed() -> Int {
     let affinity = Int(tamis_shims_affinity_count())
     guard let quota = quota(root: "") else { return max(affinity, 1) }
     return max(min(affinity, quota), 1)
@@ -13,7 +13,7 @@ enum Processors {
 
   /// Whole processors that the quota is worth (0 for less than one), or nil without a quota. `root` stands
   /// before /proc and /sys.
-  static func quota(root: String) -> Int? {
+  package static func quota(root: String) -> Int? {
     var smallest: Int?
     for line in lines(of: root + "/proc/self/cgroup", limit: 16384) {
       guard let group = Group(line: line) else { continue }
