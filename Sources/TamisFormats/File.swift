@@ -1,0 +1,140 @@
+// Files: reading a small one whole, mapping a large one, replacing one all or nothing.
+// It refuses everything but regular files (a pipe would block the host), and a file longer than its caller expects.
+//
+// A mapped file that another process shortens while it is in use raises SIGBUS on access, as for every program that
+// maps files. Everything that is parsed is therefore read, not mapped; only tensor data is mapped, after its offsets
+// were checked against the length.
+
+import Glibc
+import TamisRuntime
+
+package enum File {
+  /// The whole file; `.format` where it is longer than `limit` bytes.
+  package static func read(_ path: String, limit: Int) throws(TamisError) -> GrowableBuffer<UInt8> {
+    let file = try OpenFile(path)
+    guard file.length <= limit else {
+      throw TamisError(.format, "\(path): \(file.length) bytes, at most \(limit) are read")
+    }
+    return try file.read(from: 0, count: file.length)
+  }
+
+  package static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+  static func failure(_ path: String, _ action: String, _ code: Int32) -> TamisError {
+    TamisError(code == ENOMEM ? .memory : .io, "\(path): \(action): \(String(cString: strerror(code)))")
+  }
+}
+
+/// A regular file open for reading.
+struct OpenFile: ~Copyable {
+  let path: String
+  let length: Int
+  private let descriptor: Int32
+
+  init(_ path: String) throws(TamisError) {
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { throw File.failure(path, "cannot open", errno) }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else {
+      let code = errno
+      close(descriptor)
+      throw File.failure(path, "cannot stat", code)
+    }
+    guard status.st_mode & S_IFMT == S_IFREG, status.st_size >= 0 else {
+      close(descriptor)
+      throw TamisError(.io, "\(path): not a regular file")
+    }
+    self.path = path
+    self.descriptor = descriptor
+    length = Int(status.st_size)
+  }
+
+  deinit { close(descriptor) }
+
+  func read(from offset: Int, count: Int) throws(TamisError) -> GrowableBuffer<UInt8> {
+    var bytes = GrowableBuffer<UInt8>()
+    try bytes.append(repeating: 0, count: count)
+    var done = 0
+    while done < count {
+      let got = pread(
+        descriptor, UnsafeMutableRawPointer(bytes.mutableElements.baseAddress)?.advanced(by: done), count &- done,
+        off_t(offset &+ done))
+      if got < 0, errno == EINTR { continue }
+      guard got >= 0 else { throw File.failure(path, "cannot read", errno) }
+      guard got > 0 else { throw TamisError(.io, "\(path): ends at byte \(offset &+ done) while it is read") }
+      done &+= got
+    }
+    return bytes
+  }
+
+  func map() throws(TamisError) -> MappedFile {
+    guard length > 0 else { return MappedFile(path: path, memory: nil, length: 0) }
+    guard let memory = mmap(nil, length, PROT_READ, MAP_SHARED, descriptor, 0), memory != MAP_FAILED else {
+      throw File.failure(path, "cannot map", errno)
+    }
+    return MappedFile(path: path, memory: memory, length: length)
+  }
+}
+
+/// A file's bytes, shared read-only with every process that maps it; given back when the object goes.
+package final class MappedFile: @unchecked Sendable {
+  package let path: String
+  package let bytes: UnsafeRawBufferPointer
+
+  fileprivate init(path: String, memory: UnsafeMutableRawPointer?, length: Int) {
+    self.path = path
+    bytes = UnsafeRawBufferPointer(start: memory, count: memory == nil ? 0 : length)
+  }
+
+  deinit {
+    if let memory = bytes.baseAddress { munmap(UnsafeMutableRawPointer(mutating: memory), bytes.count) }
+  }
+
+  package static func open(_ path: String) throws(TamisError) -> MappedFile { try OpenFile(path).map() }
+}
+
+/// A file that appears under its name only when it is complete: written beside it, flushed to the disk, renamed.
+/// Without `commit` nothing remains.
+package struct AtomicFile: ~Copyable {
+  private let path: String
+  private let temporary: String
+  private let descriptor: Int32
+  private var committed = false
+
+  package init(_ path: String) throws(TamisError) {
+    let temporary = "\(path).\(getpid()).\(UInt32.random(in: 0 ... .max)).part"
+    let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+    guard descriptor >= 0 else { throw File.failure(temporary, "cannot create", errno) }
+    self.path = path
+    self.temporary = temporary
+    self.descriptor = descriptor
+  }
+
+  deinit {
+    close(descriptor)
+    if !committed { unlink(temporary) }
+  }
+
+  package func write(_ bytes: UnsafeRawBufferPointer) throws(TamisError) {
+    var done = 0
+    while done < bytes.count {
+      let wrote = Glibc.write(descriptor, bytes.baseAddress?.advanced(by: done), bytes.count &- done)
+      if wrote < 0, errno == EINTR { continue }
+      guard wrote > 0 else { throw File.failure(path, "cannot write", errno) }
+      done &+= wrote
+    }
+  }
+
+  /// After this the file exists whole, also if the machine stops.
+  package mutating func commit() throws(TamisError) {
+    guard fsync(descriptor) == 0 else { throw File.failure(path, "cannot flush", errno) }
+    guard rename(temporary, path) == 0 else { throw File.failure(path, "cannot rename", errno) }
+    committed = true
+    let slash = path.utf8.lastIndex(of: UInt8(ascii: "/"))
+    let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    let folder = open(directory, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
+    guard folder >= 0 else { return }
+    fsync(folder)
+    close(folder)
+  }
+}
