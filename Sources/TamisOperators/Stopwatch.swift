@@ -1,0 +1,18 @@
+// Times one operator call for the counters.
+
+import TamisRuntime
+
+struct Stopwatch {
+  private let wall = Clock.wall()
+  private let cpu = Clock.threadCPU()
+
+  /// A sample with the call's times and what `count` adds; `others`: processor time of the other threads.
+  func sample(_ others: UInt64, _ count: (inout Sample) -> Void) -> Sample {
+    var sample = Sample()
+    sample.calls = 1
+    count(&sample)
+    sample.wallNanoseconds = Clock.wall() &- wall
+    sample.cpuNanoseconds = Clock.threadCPU() &- cpu &+ others
+    return sample
+  }
+}
