@@ -51,24 +51,16 @@ SELECT_TARGET static float smallest_at_least(const float *x, int32_t n, float v)
   return _mm512_reduce_min_ps(smallest);
 }
 
-SELECT_TARGET static int32_t split(const float *x, int32_t n, float low, float high, float *inside,
-                                   int32_t capacity, int32_t *above) {
+SELECT_TARGET static void collect_between(const float *x, int32_t n, float low, float high, float *inside) {
   const __m512 bottom = _mm512_set1_ps(low), top = _mm512_set1_ps(high);
-  const __m512i minus = _mm512_set1_epi32(-1);
-  __m512i higher = _mm512_setzero_si512();
-  int32_t within = 0;
   for (int32_t i = 0; i < n; i += 16) {
     const __mmask16 lanes = first_lanes(n - i);
     const __m512 score = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __mmask16 reaches = _mm512_mask_cmp_ps_mask(lanes, score, bottom, _CMP_GE_OQ);
-    const __mmask16 passes = _mm512_mask_cmp_ps_mask(lanes, score, top, _CMP_GT_OQ);
-    const __mmask16 stays = reaches & (__mmask16)~passes;
-    higher = _mm512_mask_sub_epi32(higher, passes, higher, minus);
-    _mm512_storeu_ps(inside + (within < capacity ? within : capacity), _mm512_maskz_compress_ps(stays, score));
-    within += lanes_set(stays);
+    const __mmask16 higher = _mm512_mask_cmp_ps_mask(lanes, score, bottom, _CMP_GT_OQ);
+    const __mmask16 mine = _mm512_mask_cmp_ps_mask(higher, score, top, _CMP_LT_OQ);
+    _mm512_storeu_ps(inside, _mm512_maskz_compress_ps(mine, score));
+    inside += lanes_set(mine);
   }
-  *above = _mm512_reduce_add_epi32(higher);
-  return within;
 }
 
 #include "select_kth.h"
@@ -110,7 +102,13 @@ SELECT_TARGET void tk_avx512_select_all(const float *scores, int32_t count, int3
   }
 }
 
-/* Keeps what is above `least` and the first `ties` of what equals it, in place and in order. */
+/* The first `ties` lanes of `equal`. */
+SELECT_TARGET static inline __mmask16 first_of(__mmask16 equal, int32_t ties) {
+  return (__mmask16)_pdep_u32(ties < 16 ? (1u << ties) - 1 : 0xffff, equal);
+}
+
+/* Keeps what is above `least` and the first `ties` of what equals it, in place and in order. Ties are either rare
+ * or come in runs, so the branches around them are predicted. */
 SELECT_TARGET static void keep(float *candidate_score, int32_t *candidate_index, int32_t count, float least,
                                int32_t ties) {
   const __m512 limit = _mm512_set1_ps(least);
@@ -119,14 +117,17 @@ SELECT_TARGET static void keep(float *candidate_score, int32_t *candidate_index,
     const __mmask16 lanes = first_lanes(count - i);
     const __m512 score = _mm512_maskz_loadu_ps(lanes, candidate_score + i);
     const __m512i index = _mm512_maskz_loadu_epi32(lanes, candidate_index + i);
-    const __mmask16 above = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GT_OQ);
-    const __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_EQ_OQ);
-    const __mmask16 tied = (__mmask16)_pdep_u32(ties < 16 ? (1u << ties) - 1 : 0xffff, equal);
-    const __mmask16 mine = above | tied;
+    __mmask16 mine = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GT_OQ);
+    if (ties > 0) {
+      const __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_EQ_OQ);
+      if (equal) {
+        const __mmask16 tied = first_of(equal, ties);
+        mine |= tied, ties -= lanes_set(tied);
+      }
+    }
     _mm512_mask_storeu_ps(candidate_score + kept, lanes, _mm512_maskz_compress_ps(mine, score));
     _mm512_mask_storeu_epi32(candidate_index + kept, lanes, _mm512_maskz_compress_epi32(mine, index));
     kept += lanes_set(mine);
-    ties -= lanes_set(tied);
   }
 }
 
