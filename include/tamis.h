@@ -104,7 +104,7 @@ typedef struct tamis_ctx_options {
 } tamis_ctx_options;
 #define TAMIS_CTX_OPTIONS_INIT { sizeof(tamis_ctx_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
-/* Errors: E_ARGUMENT (unknown isa, alloc without release, wrong size), E_UNSUPPORTED (isa not usable here), E_MEMORY. */
+/* Errors: E_ARGUMENT (unknown isa, alloc without release, wrong size). */
 TAMIS_API tamis_status tamis_ctx_create(const tamis_ctx_options *options, tamis_ctx **ctx);
 TAMIS_API void tamis_ctx_free(tamis_ctx *ctx);
 
