@@ -5,7 +5,7 @@
 package import TamisRuntime
 
 /// How a number came to be. Ordered: a sum is as good as its weakest part.
-package enum Basis: UInt32, Sendable, Comparable {
+package enum Basis: UInt32, Sendable, Comparable, CaseIterable {
   case measured = 1, calibrated = 2, analytic = 3
 
   package static func < (left: Basis, right: Basis) -> Bool { left.rawValue < right.rawValue }
@@ -16,15 +16,19 @@ package enum Basis: UInt32, Sendable, Comparable {
     case .calibrated: "calibrated"
     case .analytic: "analytic"
     }
-  }
-}
+  }}
 
-package enum Precision: Int, Sendable, CaseIterable { case eightBit, sixteenBit, float32 }
+package enum Precision: String, Sendable, CaseIterable {
+  case eightBit = "eight_bit"
+  case sixteenBit = "sixteen_bit"
+  case float32
+}
 
 package struct MachineProfile: Sendable, Equatable {
   package let name: String
   package let source: String
   package let date: String
+  /// `.calibrated`: its rates were measured on it; `.analytic`: they were taken from elsewhere.
   package let basis: Basis
   /// FLOP/s by precision; 0: not known, and no part may use it.
   package let peaks: Peaks
@@ -121,10 +125,26 @@ package struct MachineProfile: Sendable, Equatable {
   package func flopsPerSecond(_ rate: Rate) -> Double { peaks[rate.precision] * rate.efficiency }
 }
 
+// MARK: The time a dense attention would have taken
+
+extension Cost {
+  /// Estimates the time of the dense counterfactual from its counts and this profile's rates.
+  package mutating func estimateDenseTime(_ phase: PhaseKind, on machine: MachineProfile) {
+    let rates = phase == .prefill ? machine.prefill : machine.decode
+    let compute = Double(denseFlops) / machine.flopsPerSecond(rates.dense)
+    let memory = machine.memoryBytesPerSecond > 0 ? Double(denseBytes) / machine.memoryBytesPerSecond : 0
+    let nanoseconds = (max(compute, memory) * 1e9).rounded()
+    setDenseTime(nanoseconds: UInt64(exactly: nanoseconds) ?? UInt64.max, basis: machine.basis)
+  }
+}
+
 // MARK: What a profile may say
 
 extension MachineProfile {
   private func validate() throws(TamisError) {
+    guard basis != .measured else {
+      throw TamisError(.argument, "machine: a profile predicts, expected the basis calibrated or analytic")
+    }
     for precision in Precision.allCases {
       try MachineProfile.check(peaks[precision], "a peak rate", 0, 1e21)
     }
@@ -167,7 +187,7 @@ extension MachineProfile {
     let eightBit = 1979e12
     let linearFlops = 73.24e9
     return try MachineProfile(
-      name: "H800", source: "DeepSeek_V3_2.pdf, Figure 3", date: "2025-09-29", basis: .calibrated,
+      name: "H800", source: "DeepSeek_V3_2.pdf, Figure 3", date: "2025-09-29", basis: .analytic,
       peaks: Peaks(eightBit: eightBit, sixteenBit: 989.5e12, float32: 67e12), memoryBytesPerSecond: 0,
       prefill: Phase(
         linear: Rate(.eightBit, linearFlops / (95.17e-6 * eightBit)), indexer: Rate(.eightBit, 0.4),

@@ -66,7 +66,7 @@ import Testing
     #expect(close(mid, expected), "\(mid)")
     #expect(try #require(found.low) < mid)
     #expect(try #require(found.high) > mid)
-    #expect(found.basis == .calibrated)
+    #expect(found.basis == .analytic)
   }
 
   struct Plan: Sendable {
