@@ -37,7 +37,8 @@ final class Pool: @unchecked Sendable {
     _ body: (Int, Int) -> Void
   ) -> UInt64 {
     let lanes = min(workers, threads)
-    guard count > 1, lanes > 1, hold() else {
+    let here = getpid()
+    guard count > 1, lanes > 1, hold(here) else {
       runAlone(count: count, body)
       return 0
     }
@@ -47,6 +48,7 @@ final class Pool: @unchecked Sendable {
         let region = HostRegion(count: count, lanes: min(lanes, count), kernels: kernels, body: body)
         return region.run(on: host, user: user)
       }
+      adopt(here)
       return runTogether(count: count, lanes: lanes, body)
     }
   }
@@ -63,7 +65,7 @@ final class Pool: @unchecked Sendable {
 
   /// One region for each 2^32 - 1 items.
   private func runTogether(count: Int, lanes: Int, _ body: @escaping (Int, Int) -> Void) -> UInt64 {
-    guard let board = prepare(lanes: lanes), !self.workers.isEmpty else {
+    guard let board = prepare(lanes: lanes), !workers.isEmpty else {
       runAlone(count: count, body)
       return 0
     }
@@ -91,8 +93,7 @@ final class Pool: @unchecked Sendable {
 
   /// Takes the region unless another thread of this process has it. One that a thread of the parent process
   /// held when it forked is free: that thread does not exist here.
-  private func hold() -> Bool {
-    let process = getpid()
+  private func hold(_ process: Int32) -> Bool {
     var expected: Int32 = 0
     while true {
       let (taken, seen) = holder.compareExchange(
@@ -103,14 +104,16 @@ final class Pool: @unchecked Sendable {
     }
   }
 
+  /// In a forked child: the workers are the parent's, and the board may show a region that is not ours.
+  private func adopt(_ here: Int32) {
+    guard process != here else { return }
+    workers.removeAll()
+    board = board.map { Board(memory: $0.memory) }
+    process = here
+  }
+
   /// The board with as many workers as there can be, up to lanes - 1; nil without memory.
   private func prepare(lanes: Int) -> Board? {
-    let here = getpid()
-    if process != here {
-      workers.removeAll()
-      board = board.map { Board(memory: $0.memory) }
-      process = here
-    }
     guard let board = board ?? makeBoard() else { return nil }
     while workers.count < lanes &- 1 {
       guard let worker = Worker.start(board: board, kernels: kernels, lane: workers.count &+ 1) else { break }

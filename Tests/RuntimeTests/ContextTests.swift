@@ -46,12 +46,14 @@ import Testing
   }
 
   @Test func refusesImpossibleSizes() throws {
-    let context = try makeContext(threads: 1)
+    var options = ContextOptions()
+    options.maxBytes = 1 << 40
+    let context = try Context.create(options)
     for bytes in [-1, Int.min] {
       #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: bytes, what: "test") } == .argument)
       #expect(status { () throws(TamisError) in _ = try context.borrowScratch(bytes: bytes) } == .argument)
     }
-    #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: .max, what: "test") } == .memory)
+    #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: .max, what: "test") } == .budget)
     #expect(status { () throws(TamisError) in _ = try context.borrowScratch(bytes: .max) } == .argument)
     #expect(
       status { () throws(TamisError) in _ = try context.allocate(bytes: 8, alignment: 24, what: "test") } == .argument)
