@@ -21,23 +21,29 @@ SELECT_TARGET static inline __m512i lane_numbers(int32_t first) {
                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
-SELECT_TARGET static inline int32_t count_lanes(const float *x, int32_t n, float v, const int predicate_gt) {
-  const __m512 limit = _mm512_set1_ps(v);
-  const __m512i minus = _mm512_set1_epi32(-1);
-  __m512i counts = _mm512_setzero_si512();
-  for (int32_t i = 0; i < n; i += 16) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 score = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __mmask16 mine = predicate_gt ? _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GT_OQ)
-                                        : _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GE_OQ);
-    counts = _mm512_mask_sub_epi32(counts, mine, counts, minus);
-  }
-  return _mm512_reduce_add_epi32(counts);
+/* How many of the lanes compare; counted in scalar registers, because compares fill the port that masks share. */
+SELECT_TARGET static inline int32_t count_lanes(__mmask16 lanes, __m512 score, __m512 limit, const int strictly) {
+  return lanes_set(strictly ? _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GT_OQ)
+                            : _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GE_OQ));
 }
 
-SELECT_TARGET static int32_t count_at_least(const float *x, int32_t n, float v) { return count_lanes(x, n, v, 0); }
+SELECT_TARGET static inline int32_t count(const float *x, int32_t n, float v, const int strictly) {
+  const __m512 limit = _mm512_set1_ps(v);
+  int32_t even = 0, odd = 0, i = 0;
+  for (; i + 32 <= n; i += 32) {
+    even += count_lanes(0xffff, _mm512_loadu_ps(x + i), limit, strictly);
+    odd += count_lanes(0xffff, _mm512_loadu_ps(x + i + 16), limit, strictly);
+  }
+  for (; i < n; i += 16) {
+    const __mmask16 lanes = first_lanes(n - i);
+    even += count_lanes(lanes, _mm512_maskz_loadu_ps(lanes, x + i), limit, strictly);
+  }
+  return even + odd;
+}
 
-SELECT_TARGET static int32_t count_above(const float *x, int32_t n, float v) { return count_lanes(x, n, v, 1); }
+SELECT_TARGET static int32_t count_at_least(const float *x, int32_t n, float v) { return count(x, n, v, 0); }
+
+SELECT_TARGET static int32_t count_above(const float *x, int32_t n, float v) { return count(x, n, v, 1); }
 
 SELECT_TARGET static float smallest_at_least(const float *x, int32_t n, float v) {
   const __m512 least = _mm512_set1_ps(v);
@@ -51,16 +57,20 @@ SELECT_TARGET static float smallest_at_least(const float *x, int32_t n, float v)
   return _mm512_reduce_min_ps(smallest);
 }
 
+SELECT_TARGET static inline int32_t collect_lanes(__mmask16 lanes, __m512 score, __m512 bottom, __m512 top,
+                                                  float *inside) {
+  const __mmask16 higher = _mm512_mask_cmp_ps_mask(lanes, score, bottom, _CMP_GT_OQ);
+  const __mmask16 mine = _mm512_mask_cmp_ps_mask(higher, score, top, _CMP_LT_OQ);
+  _mm512_storeu_ps(inside, _mm512_maskz_compress_ps(mine, score));
+  return lanes_set(mine);
+}
+
 SELECT_TARGET static void collect_between(const float *x, int32_t n, float low, float high, float *inside) {
   const __m512 bottom = _mm512_set1_ps(low), top = _mm512_set1_ps(high);
-  for (int32_t i = 0; i < n; i += 16) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 score = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __mmask16 higher = _mm512_mask_cmp_ps_mask(lanes, score, bottom, _CMP_GT_OQ);
-    const __mmask16 mine = _mm512_mask_cmp_ps_mask(higher, score, top, _CMP_LT_OQ);
-    _mm512_storeu_ps(inside, _mm512_maskz_compress_ps(mine, score));
-    inside += lanes_set(mine);
-  }
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16) inside += collect_lanes(0xffff, _mm512_loadu_ps(x + i), bottom, top, inside);
+  const __mmask16 lanes = first_lanes(n - i);
+  collect_lanes(lanes, _mm512_maskz_loadu_ps(lanes, x + i), bottom, top, inside);
 }
 
 #include "select_kth.h"
@@ -107,8 +117,7 @@ SELECT_TARGET static inline __mmask16 first_of(__mmask16 equal, int32_t ties) {
   return (__mmask16)_pdep_u32(ties < 16 ? (1u << ties) - 1 : 0xffff, equal);
 }
 
-/* Keeps what is above `least` and the first `ties` of what equals it, in place and in order. Ties are either rare
- * or come in runs, so the branches around them are predicted. */
+/* Keeps what is above `least` and the first `ties` of what equals it, in place and in order. */
 SELECT_TARGET static void keep(float *candidate_score, int32_t *candidate_index, int32_t count, float least,
                                int32_t ties) {
   const __m512 limit = _mm512_set1_ps(least);
@@ -119,11 +128,8 @@ SELECT_TARGET static void keep(float *candidate_score, int32_t *candidate_index,
     const __m512i index = _mm512_maskz_loadu_epi32(lanes, candidate_index + i);
     __mmask16 mine = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_GT_OQ);
     if (ties > 0) {
-      const __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_EQ_OQ);
-      if (equal) {
-        const __mmask16 tied = first_of(equal, ties);
-        mine |= tied, ties -= lanes_set(tied);
-      }
+      const __mmask16 tied = first_of(_mm512_mask_cmp_ps_mask(lanes, score, limit, _CMP_EQ_OQ), ties);
+      mine |= tied, ties -= lanes_set(tied);
     }
     _mm512_mask_storeu_ps(candidate_score + kept, lanes, _mm512_maskz_compress_ps(mine, score));
     _mm512_mask_storeu_epi32(candidate_index + kept, lanes, _mm512_maskz_compress_epi32(mine, index));
