@@ -1,6 +1,6 @@
 // Section 1 of the header: version and errors.
 
-public import CTamis
+@_exported public import CTamis  // a Swift program that imports Tamis sees the header
 import TamisShims
 
 @_cdecl("tamis_version") @implementation
