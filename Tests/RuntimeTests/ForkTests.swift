@@ -1,6 +1,7 @@
 // A forked child works on with the contexts of its parent: it makes workers of its own, waits for none of the
 // parent's, and frees in any order.
 import Glibc
+import Synchronization
 import TamisRuntime
 import Testing
 
@@ -17,7 +18,7 @@ import Testing
     guard let fork = Self.fork else { return nil }
     let child = fork()
     if child == 0 { _exit(body() ? 0 : 1) }
-    for _ in 0..<2000 {
+    for _ in 0..<6000 {
       var status: Int32 = 0
       if waitpid(child, &status, WNOHANG) == child { return status }
       usleep(5000)
@@ -36,10 +37,22 @@ import Testing
     return true
   }
 
+  /// Two items that wait for each other, five seconds at most: true when a worker came.
+  private func hasWorkers(_ context: Context) -> Bool {
+    let arrived = Atomic<Int>(0)
+    let deadline = Clock.wall() + 5_000_000_000
+    context.parallel(count: 2, workers: 2) { _, _ in
+      arrived.wrappingAdd(1, ordering: .relaxed)
+      while arrived.load(ordering: .relaxed) < 2 && Clock.wall() < deadline { sched_yield() }
+      if Clock.wall() >= deadline { arrived.store(-10, ordering: .relaxed) }
+    }
+    return arrived.load(ordering: .relaxed) == 2
+  }
+
   @Test(.enabled(if: possible)) func childWorksOn() throws {
     let context = try makeContext(threads: 4)
-    #expect(works(context))
-    #expect(inChild { works(context) } == 0)
+    #expect(works(context) && hasWorkers(context))
+    #expect(inChild { works(context) && hasWorkers(context) } == 0)
     #expect(works(context))
   }
 
@@ -59,10 +72,10 @@ import Testing
   /// A fork while another thread's region is open: the child must not believe that it still is.
   @Test(.enabled(if: possible)) func forkDuringAParallelCall() throws {
     let context = try makeContext(threads: 4)
-    #expect(works(context))
+    #expect(works(context) && hasWorkers(context))
     var answers: [Int32?] = []
     context.parallel(count: 2, workers: 2) { item, _ in
-      if item == 0 { answers.append(inChild { works(context) }) }
+      if item == 0 { answers.append(inChild { works(context) && hasWorkers(context) }) }
     }
     #expect(answers == [0])
   }

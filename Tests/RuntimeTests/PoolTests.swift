@@ -53,6 +53,21 @@ import Testing
     #expect((0..<4).reduce(0) { $0 + lanes[$1] } == 20_000)
   }
 
+  /// Workers that a larger call made stay out of a smaller one; items sleep so that they would have the time.
+  @Test func fewerWorkersThanThreads() throws {
+    let context = try makeContext(threads: 4)
+    let lanes = Tally(4)
+    for _ in 0..<5 {
+      context.parallel(count: 64, workers: 4) { _, _ in }
+      context.parallel(count: 40, workers: 2) { _, worker in
+        lanes.add(worker)
+        usleep(200)
+      }
+    }
+    #expect(lanes[0] + lanes[1] == 200)
+    #expect(lanes[1] > 0)
+  }
+
   /// Two items that wait for each other can only finish on two threads.
   @Test func workersReallyRunTogether() throws {
     let context = try makeContext(threads: 2)
