@@ -3,9 +3,9 @@
  *
  * E4M3 is widened through half precision, whose subnormals vcvtph2ps reads exactly whatever the thread's denormal
  * mode; bfloat16 is rounded with integer adds. */
-#include "internal.h"
+#include "../internal.h"
 #ifdef TK_X86
-#include "numbers_scale.h"
+#include "../numbers_scale.h"
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))

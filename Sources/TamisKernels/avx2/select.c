@@ -4,7 +4,7 @@
  * is stored; what lies behind the last survivor is overwritten by the next vector. The last scores of an array
  * are done one by one. The k-th best comes from select_kth.h; here are its passes and the compaction. No buffer
  * and no policy is owned here. */
-#include "internal.h"
+#include "../internal.h"
 #ifdef TK_X86
 #include <immintrin.h>
 
@@ -146,7 +146,7 @@ SELECT_TARGET static void collect_between(const float *x, int32_t n, float low, 
   }
 }
 
-#include "select_kth.h"
+#include "../select_kth.h"
 
 SELECT_TARGET int32_t tk_avx2_select_above(const float *scores, int32_t count, int32_t base, float threshold,
                                            float *candidate_score, int32_t *candidate_index) {

@@ -4,9 +4,9 @@
  *
  * bfloat16 is rounded with integer adds, not vcvtneps2bf16, which would lose subnormals. E4M3 is widened through
  * half precision, whose subnormals vcvtph2ps reads exactly whatever the thread's denormal mode. */
-#include "internal.h"
+#include "../internal.h"
 #ifdef TK_X86
-#include "numbers_scale.h"
+#include "../numbers_scale.h"
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")))

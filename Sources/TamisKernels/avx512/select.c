@@ -4,7 +4,7 @@
  * straight to memory is microcode on Zen 4 and 5. What is stored behind the last survivor is overwritten by the
  * next vector, and the last, partial vector is stored under a mask. The k-th best comes from select_kth.h;
  * here are its four passes and the compaction. No buffer and no policy is owned here. */
-#include "internal.h"
+#include "../internal.h"
 #ifdef TK_X86
 #include <immintrin.h>
 
@@ -73,7 +73,7 @@ SELECT_TARGET static void collect_between(const float *x, int32_t n, float low, 
   collect_lanes(lanes, _mm512_maskz_loadu_ps(lanes, x + i), bottom, top, inside);
 }
 
-#include "select_kth.h"
+#include "../select_kth.h"
 
 SELECT_TARGET int32_t tk_avx512_select_above(const float *scores, int32_t count, int32_t base, float threshold,
                                              float *candidate_score, int32_t *candidate_index) {

@@ -10,8 +10,8 @@
  *     returned, and every code is NaN (E4M3) or 0 (int8), so that checking the scale checks the row.
  *   - The rotation adds in the order of its stages 1, 2, 4, ... and multiplies by 1 / sqrt(n) at the end.
  * Rounding to nearest must be the floating-point mode of the thread, as the C and Swift defaults have it. */
-#include "internal.h"
-#include "numbers_scale.h"
+#include "../internal.h"
+#include "../numbers_scale.h"
 
 static inline float from_f16(uint16_t x) {
   const uint32_t sign = (uint32_t)(x & 0x8000) << 16, rest = x & 0x7fff;

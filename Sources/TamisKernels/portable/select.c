@@ -3,7 +3,7 @@
  * The k-th best is found by a radix count over order-preserving 32-bit keys, 11 + 11 + 10 bits, from the top.
  * It shares no step with the vector versions (select_kth.h), so the tests can hold one against the other.
  * This file owns no buffer and no policy: when to shrink is the driver's choice. */
-#include "internal.h"
+#include "../internal.h"
 #include <string.h>
 
 enum { BINS = 2048 };
