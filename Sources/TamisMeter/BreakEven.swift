@@ -4,7 +4,8 @@
 
 package enum BreakEvenKind: Sendable { case decode, prefillMargin, wholePrompt }
 
-/// Contexts from which on sparse pays, by the low, mid and high cost of sparse against dense; nil: not within the range asked.
+/// Contexts from which on sparse pays, by the low, mid and high cost of sparse against dense; nil: not within the
+/// range asked.
 package struct BreakEven: Sendable, Equatable {
   package var low: Double?
   package var mid: Double?

@@ -45,7 +45,8 @@ extension Amount {
   func part(of other: Amount) throws(TamisError) -> Amount {
     Amount(
       money: try Amount.part(money, other.money, "money"), tokens: try Amount.part(tokens, other.tokens, "tokens"),
-      flops: try Amount.part(flops, other.flops, "FLOP"), nanoseconds: try Amount.part(nanoseconds, other.nanoseconds, "time"))
+      flops: try Amount.part(flops, other.flops, "FLOP"),
+      nanoseconds: try Amount.part(nanoseconds, other.nanoseconds, "time"))
   }
 
   private static func part<Value>(_ mine: Value?, _ other: Value?, _ unit: StaticString) throws(TamisError) -> Value? {
@@ -103,11 +104,23 @@ extension PriceList {
   package func most(input: UInt64, output: UInt64) throws(TamisError) -> Money {
     var dearest = try bill(Usage(input: input, output: output)).money
     for usage in [
-      try Usage(input: input, cached: input, output: output), try Usage(input: input, cacheWrite: input, output: output),
+      try Usage(input: input, cached: input, output: output),
+      try Usage(input: input, cacheWrite: input, output: output),
     ] {
       let money = try bill(usage).money
       if dearest.amount < money.amount { dearest = money }
     }
     return dearest
+  }
+}
+
+extension Estimate {
+  /// What to reserve for the request: its tokens, the predicted FLOP, the high time, and `money` by some price.
+  package func most(_ request: Request, money: Money?) throws(TamisError) -> Amount {
+    guard let flops = UInt128(exactly: total.flops.rounded(.up)),
+      let nanoseconds = UInt64(exactly: (seconds.high * 1e9).rounded(.up)),
+      let tokens = UInt64(exactly: request.input &+ request.output)
+    else { throw TamisError(.argument, "budget: the request is too large to reserve") }
+    return Amount(money: money, tokens: tokens, flops: flops, nanoseconds: nanoseconds)
   }
 }

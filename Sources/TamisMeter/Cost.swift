@@ -90,7 +90,8 @@ extension Cost {
 
   /// One reading of the machine's energy counter; nil: it could not be read, and the record says so.
   package mutating func setEnergy(microjoules: UInt64?) {
-    energy = Energy(microjoules: microjoules ?? 0, readings: microjoules == nil ? 0 : 1, gaps: microjoules == nil ? 1 : 0)
+    energy = Energy(
+      microjoules: microjoules ?? 0, readings: microjoules == nil ? 0 : 1, gaps: microjoules == nil ? 1 : 0)
   }
 
   /// nil: not measured, or not measured throughout.
@@ -154,7 +155,9 @@ private struct Sum: Combination {
 private struct Difference: Combination {
   func apply<Count: FixedWidthInteger>(_ left: Count, _ right: Count) throws(TamisError) -> Count {
     let (difference, overflowed) = left.subtractingReportingOverflow(right)
-    guard !overflowed else { throw TamisError(.argument, "meter: a read minus a later one, expected minus an earlier one") }
+    guard !overflowed else {
+      throw TamisError(.argument, "meter: a read minus a later one, expected minus an earlier one")
+    }
     return difference
   }
 }

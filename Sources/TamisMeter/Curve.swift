@@ -23,7 +23,8 @@ package struct Ramp: Sendable, Equatable {
 
   package static func + (left: Ramp, right: Ramp) -> Ramp {
     Ramp(
-      fixed: left.fixed + right.fixed, perKey: left.perKey + right.perKey, perSelected: left.perSelected + right.perSelected)
+      fixed: left.fixed + right.fixed, perKey: left.perKey + right.perKey,
+      perSelected: left.perSelected + right.perSelected)
   }
 
   package static func * (left: Ramp, factor: Double) -> Ramp {

@@ -37,14 +37,27 @@ private struct Figure {
 extension Cost {
   fileprivate var figures: [Figure] {
     counts + [
-      Figure(name: "flops", help: "Floating-point and integer operations of the definition; multiply and add count separately.", value: "\(flops)"),
-      Figure(name: "bytes", help: "Bytes of keys, values, queries and results that the definition touches.", value: "\(bytes)"),
+      Figure(
+        name: "flops",
+        help: "Floating-point and integer operations of the definition; multiply and add count separately.",
+        value: "\(flops)"),
+      Figure(
+        name: "bytes", help: "Bytes of keys, values, queries and results that the definition touches.",
+        value: "\(bytes)"),
       Figure(name: "seconds", help: "Wall time of the calls, added up.", value: seconds(nanoseconds)),
       Figure(name: "cpu_seconds", help: "Processor time over all threads.", value: seconds(cpuNanoseconds)),
-      Figure(name: "joules", help: "Energy of the processor packages while it was read.", value: microjoules.flatMap { decimal($0, places: 6) }),
-      Figure(name: "dense_flops", help: "Operations a dense attention would have needed for the same calls.", value: "\(denseFlops)"),
-      Figure(name: "dense_bytes", help: "Bytes a dense attention would have touched for the same calls.", value: "\(denseBytes)"),
-      Figure(name: "dense_seconds", help: "Time a dense attention would have taken; the basis is a label.", value: denseNanoseconds.flatMap { seconds($0) }),
+      Figure(
+        name: "joules", help: "Energy of the processor packages while it was read.",
+        value: microjoules.flatMap { decimal($0, places: 6) }),
+      Figure(
+        name: "dense_flops", help: "Operations a dense attention would have needed for the same calls.",
+        value: "\(denseFlops)"),
+      Figure(
+        name: "dense_bytes", help: "Bytes a dense attention would have touched for the same calls.",
+        value: "\(denseBytes)"),
+      Figure(
+        name: "dense_seconds", help: "Time a dense attention would have taken; the basis is a label.",
+        value: denseNanoseconds.flatMap { seconds($0) }),
     ]
   }
 
@@ -121,7 +134,9 @@ extension Record {
       object.add("gen_ai.usage.cost.currency", BoundedText.json(bill.money.currency.description))
       object.add("gen_ai.usage.cost.source", BoundedText.json(bill.source.rawValue))
     }
-    for figure in cost.figures where !figure.name.hasSuffix("_tokens") { object.add("tamis." + figure.name, figure.value) }
+    for figure in cost.figures where !figure.name.hasSuffix("_tokens") {
+      object.add("tamis." + figure.name, figure.value)
+    }
     object.add("tamis.label", BoundedText.json(label))
     object.add("tamis.basis", cost.basis.map { BoundedText.json($0.name) })
     try out.append(object.text)

@@ -49,7 +49,9 @@ private struct LitellmEntry {
     for price in LitellmEntry.prices {
       if key == price {
         found[0]?[price] = try LitellmEntry.decimal(value)
-      } else if key.hasPrefix(price + "_above_"), let above = LitellmEntry.threshold(key.dropFirst(price.utf8.count + 7)) {
+      } else if key.hasPrefix(price + "_above_"),
+        let above = LitellmEntry.threshold(key.dropFirst(price.utf8.count + 7))
+      {
         try room()
         found[above, default: [:]][price] = try LitellmEntry.decimal(value)
       }
@@ -102,7 +104,9 @@ private struct LitellmEntry {
   }
 
   private static func count(_ value: Decimal, _ at: JSONValue) throws(TamisError) -> UInt64 {
-    guard value.places == 0, let count = UInt64(exactly: value.coefficient) else { throw at.failure("a number of tokens") }
+    guard value.places == 0, let count = UInt64(exactly: value.coefficient) else {
+      throw at.failure("a number of tokens")
+    }
     return count
   }
 

@@ -6,7 +6,9 @@ package import TamisRuntime
 
 /// How a number came to be. Ordered: a sum is as good as its weakest part.
 package enum Basis: UInt32, Sendable, Comparable, CaseIterable {
-  case measured = 1, calibrated = 2, analytic = 3
+  case measured = 1
+  case calibrated = 2
+  case analytic = 3
 
   package static func < (left: Basis, right: Basis) -> Bool { left.rawValue < right.rawValue }
 
@@ -16,7 +18,8 @@ package enum Basis: UInt32, Sendable, Comparable, CaseIterable {
     case .calibrated: "calibrated"
     case .analytic: "analytic"
     }
-  }}
+  }
+}
 
 package enum Precision: String, Sendable, CaseIterable {
   case eightBit = "eight_bit"
@@ -65,6 +68,14 @@ package struct MachineProfile: Sendable, Equatable {
       self.precision = precision
       self.efficiency = efficiency
     }
+
+    /// What an operator reached in a measured run: calibration on this machine.
+    package init(_ precision: Precision, measured sample: Sample, peaks: Peaks) throws(TamisError) {
+      guard sample.flops > 0, sample.wallNanoseconds > 0, peaks[precision] > 0 else {
+        throw TamisError(.argument, "machine: nothing was measured, expected FLOP, time and a peak rate")
+      }
+      self.init(precision, Double(sample.flops) / (Double(sample.wallNanoseconds) * 1e-9) / peaks[precision])
+    }
   }
 
   package struct Phase: Sendable, Equatable {
@@ -79,7 +90,8 @@ package struct MachineProfile: Sendable, Equatable {
     /// Seconds for each token and layer that sparse attention adds before any key is scored.
     package let sparseOverheadPerLayer: Double
     package init(
-      linear: Rate, indexer: Rate, dense: Rate, masked: Rate?, sparse: Rate, overhead: Double, sparseOverheadPerLayer: Double
+      linear: Rate, indexer: Rate, dense: Rate, masked: Rate?, sparse: Rate, overhead: Double,
+      sparseOverheadPerLayer: Double
     ) {
       self.linear = linear
       self.indexer = indexer
@@ -106,7 +118,8 @@ package struct MachineProfile: Sendable, Equatable {
   }
 
   package init(
-    name: String, source: String, date: String, basis: Basis, peaks: Peaks, memoryBytesPerSecond: Double, prefill: Phase,
+    name: String, source: String, date: String, basis: Basis, peaks: Peaks, memoryBytesPerSecond: Double,
+    prefill: Phase,
     decode: Phase, pricePerHour: Money?, trust: Trust
   ) throws(TamisError) {
     self.name = name

@@ -51,7 +51,8 @@ extension MachineProfile {
     let peaks = try root.required("peak_flops_per_second")
     let trust = try root.required("trust")
     try self.init(
-      name: root.required("name").string(), source: root.required("source").string(), date: root.required("date").string(),
+      name: root.required("name").string(), source: root.required("source").string(),
+      date: root.required("date").string(),
       basis: MachineProfile.basis(root.required("basis")),
       peaks: Peaks(
         eightBit: peaks.required("eight_bit").double(), sixteenBit: peaks.required("sixteen_bit").double(),
@@ -60,7 +61,8 @@ extension MachineProfile {
       prefill: MachineProfile.phase(root.required("prefill")), decode: MachineProfile.phase(root.required("decode")),
       pricePerHour: MachineProfile.money(root.member("price_per_hour")),
       trust: Trust(
-        low: trust.required("low").double(), high: trust.required("high").double(), ratio: trust.required("ratio").double(),
+        low: trust.required("low").double(), high: trust.required("high").double(),
+        ratio: trust.required("ratio").double(),
         note: trust.required("note").string()))
   }
 

@@ -20,7 +20,10 @@ package struct Currency: Sendable, Hashable, CustomStringConvertible {
   private init(packed: UInt32) { self.packed = packed }
 
   package var description: String {
-    let letters = [UInt8(truncatingIfNeeded: packed >> 16), UInt8(truncatingIfNeeded: packed >> 8), UInt8(truncatingIfNeeded: packed)]
+    let letters = [
+      UInt8(truncatingIfNeeded: packed >> 16), UInt8(truncatingIfNeeded: packed >> 8),
+      UInt8(truncatingIfNeeded: packed),
+    ]
     return String(decoding: letters, as: UTF8.self)
   }
 

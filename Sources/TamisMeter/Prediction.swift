@@ -27,10 +27,12 @@ package struct Request: Sendable, Equatable {
 
   package init(input: Int, cached: Int = 0, output: Int, batch: Int = 1, chunk: Int = 512) throws(TamisError) {
     guard input >= 0, output >= 0, input <= Curve.mostKeys / 2, output <= Curve.mostKeys / 2 else {
-      throw TamisError(.argument, "request: input or output tokens are out of range, expected 0 to \(Curve.mostKeys / 2)")
+      throw TamisError(
+        .argument, "request: input or output tokens are out of range, expected 0 to \(Curve.mostKeys / 2)")
     }
     guard cached >= 0, cached <= input else {
-      throw TamisError(.argument, "request: \(cached) cached tokens, expected 0 to the \(input) input tokens that include them")
+      throw TamisError(
+        .argument, "request: \(cached) cached tokens, expected 0 to the \(input) input tokens that include them")
     }
     guard batch > 0, chunk > 0 else {
       throw TamisError(.argument, "request: batch and chunk must be at least 1")
@@ -115,7 +117,8 @@ extension Predictor {
 
   private func scored(_ phase: PhaseKind) -> [Way] {
     let start = sum(sparseBase(phase), indexer(phase))
-    let gather = Way(path: .sparse, seconds: sparse(phase).seconds, flops: sparse(phase).flops, bytes: sparse(phase).bytes)
+    let gather = Way(
+      path: .sparse, seconds: sparse(phase).seconds, flops: sparse(phase).flops, bytes: sparse(phase).bytes)
     guard let masked = rates(phase).masked else { return [sum(start, gather)] }
     return [sum(start, gather), sum(start, core(.masked, masked, phase))]
   }
@@ -167,7 +170,8 @@ extension Predictor {
 
   private func perKey(_ path: Path, _ flops: Double, _ bytes: Double, _ rate: MachineProfile.Rate) -> Way {
     Way(
-      path: path, seconds: Ramp(perKey: time(flops, bytes, rate)), flops: Ramp(perKey: flops), bytes: Ramp(perKey: bytes))
+      path: path, seconds: Ramp(perKey: time(flops, bytes, rate)), flops: Ramp(perKey: flops),
+      bytes: Ramp(perKey: bytes))
   }
 
   /// A part takes as long as its arithmetic or its memory traffic, whichever is longer.
@@ -179,7 +183,9 @@ extension Predictor {
 
   private func readers(_ phase: PhaseKind) -> Double { phase == .prefill ? Double(chunk) : 1 }
 
-  private func rates(_ phase: PhaseKind) -> MachineProfile.Phase { phase == .prefill ? machine.prefill : machine.decode }
+  private func rates(_ phase: PhaseKind) -> MachineProfile.Phase {
+    phase == .prefill ? machine.prefill : machine.decode
+  }
 
   private func sum(_ left: Way, _ right: Way) -> Way {
     Way(

@@ -29,7 +29,10 @@ package struct Usage: Sendable, Equatable {
   ) throws(TamisError) {
     let (inside, overflowed) = cached.addingReportingOverflow(cacheWrite)
     guard !overflowed, inside <= input else {
-      throw TamisError(.argument, "usage: \(cached) cached and \(cacheWrite) written tokens, expected at most the \(input) input tokens that include them")
+      throw TamisError(
+        .argument,
+        "usage: \(cached) cached and \(cacheWrite) written of \(input) input tokens, which include them"
+      )
     }
     guard !cacheTokenHours.isNegative else { throw TamisError(.argument, "usage: negative cache storage") }
     self.input = input
@@ -99,7 +102,8 @@ package struct PriceList: Sendable, Equatable {
   }
 
   package init(
-    name: String, currency: Currency, source: String, date: String, tiers: [Tier], cacheStoragePerTokenHour: Decimal = .zero
+    name: String, currency: Currency, source: String, date: String, tiers: [Tier],
+    cacheStoragePerTokenHour: Decimal = .zero
   ) throws(TamisError) {
     guard tiers.first?.above == 0, tiers.count <= 64 else {
       throw TamisError(.argument, "prices: \(tiers.count) tiers, expected 1 to 64 and the first from 0 tokens")
@@ -150,7 +154,9 @@ package struct MachinePrice: Sendable, Equatable {
 
   private static let dearestHour = Decimal(Int64(1_000_000_000))
 
-  package init(name: String, perHour: Money, busyShare: Decimal = Decimal(Int64(1)), date: String = "") throws(TamisError) {
+  package init(name: String, perHour: Money, busyShare: Decimal = Decimal(Int64(1)), date: String = "")
+    throws(TamisError)
+  {
     guard !perHour.amount.isNegative, perHour.amount <= MachinePrice.dearestHour else {
       throw TamisError(.argument, "prices: \(perHour) an hour, expected 0 to \(MachinePrice.dearestHour)")
     }

@@ -3,7 +3,9 @@ import TamisMeter
 import TamisRuntime
 import Testing
 
-private func record(label: String = "acme", basis: Basis? = .calibrated, microjoules: UInt64? = 2_500_000) throws -> Record {
+private func record(label: String = "acme", basis: Basis? = .calibrated, microjoules: UInt64? = 2_500_000) throws
+  -> Record
+{
   var sample = Sample()
   sample.calls = 3
   sample.queries = 12
@@ -54,7 +56,9 @@ private func parse(_ text: String) throws -> JSONDocument {
     #expect(try root.required("joules").numberText() == "2.5")
     #expect(try root.required("dense_seconds").numberText() == "3")
     #expect(try root.required("basis").string() == "calibrated")
-    let bills = try root.required("bills").elements.map { try $0.required("amount").string() + $0.required("currency").string() }
+    let bills = try root.required("bills").elements.map {
+      try $0.required("amount").string() + $0.required("currency").string()
+    }
     #expect(bills == ["0.000742USD", "0.01500000001EUR"])
   }
 
@@ -90,22 +94,27 @@ private func parse(_ text: String) throws -> JSONDocument {
     let openAI = try text { try record().writeOpenAIUsage(to: &$0) }
     #expect(
       openAI
-        == #"{"prompt_tokens":10000,"completion_tokens":500,"total_tokens":10500,"prompt_tokens_details":{"cached_tokens":9000}}"#)
+        == #"{"prompt_tokens":10000,"completion_tokens":500,"total_tokens":10500,"prompt_tokens_details":{"cached_tokens":9000}}"#
+    )
     let langChain = try text { try record().writeLangChainUsage(to: &$0) }
     #expect(
       langChain
-        == #"{"input_tokens":10000,"output_tokens":500,"total_tokens":10500,"input_token_details":{"cache_read":9000}}"#)
+        == #"{"input_tokens":10000,"output_tokens":500,"total_tokens":10500,"input_token_details":{"cache_read":9000}}"#
+    )
   }
 
   @Test func prometheus() throws {
-    let page = try text { try Record.writePrometheus([record(), record(label: "b\"\\\n", basis: nil, microjoules: nil)], to: &$0) }
+    let page = try text {
+      try Record.writePrometheus([record(), record(label: "b\"\\\n", basis: nil, microjoules: nil)], to: &$0)
+    }
     let lines = page.split(separator: "\n", omittingEmptySubsequences: false)
     #expect(lines.last == "")
     #expect(lines.filter { $0 == "# TYPE tamis_keys_scored_total counter" }.count == 1)
     #expect(lines.contains(#"tamis_keys_scored_total{meter="acme",model="DeepSeek-V3.2"} 4000"#))
     #expect(lines.contains(#"tamis_keys_scored_total{meter="b\"\\\n",model="DeepSeek-V3.2"} 4000"#))
     #expect(lines.contains(#"tamis_dense_seconds_total{meter="acme",model="DeepSeek-V3.2",basis="calibrated"} 3"#))
-    #expect(lines.contains(#"tamis_cost_total{meter="acme",model="DeepSeek-V3.2",currency="USD",source="list"} 0.000742"#))
+    #expect(
+      lines.contains(#"tamis_cost_total{meter="acme",model="DeepSeek-V3.2",currency="USD",source="list"} 0.000742"#))
     #expect(lines.filter { $0.hasPrefix("tamis_joules_total") }.count == 1)
     let names = lines.filter { $0.hasPrefix("# TYPE") }
     #expect(Set(names).count == names.count)
@@ -120,7 +129,10 @@ private func parse(_ text: String) throws -> JSONDocument {
     let rows = page.split(separator: "\r\n").map(String.init)
     #expect(rows.count == 3)
     #expect(rows[0].hasPrefix("time_unix_nano,label,model,calls,queries,"))
-    #expect(rows[1].hasPrefix("1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,10000,9000,500,1234567,89,1.500000001,2,2.5,"))
+    #expect(
+      rows[1].hasPrefix(
+        "1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,10000,9000,500,1234567,89,1.500000001,2,2.5,"
+      ))
     #expect(rows[1].hasSuffix(",3,calibrated,0.000742,USD,0.01500000001,EUR,,"))
     let fields = rows[0].split(separator: ",", omittingEmptySubsequences: false).count
     #expect(rows[2].split(separator: ",", omittingEmptySubsequences: false).count == fields)
@@ -144,8 +156,10 @@ private func parse(_ text: String) throws -> JSONDocument {
 
   @Test(arguments: [
     ("tamis-machine-1", "tamis-machine-2"), ("\"analytic\"", "\"guess\""), ("\"analytic\"", "\"measured\""),
-    ("1979000000000000.0", "-1"), ("\"amount\": \"2\"", "\"amount\": \"-2\""), ("\"USD\"", "\"???\""), ("\"sparse\"", "\"sparce\""),
-    ("\"eight_bit\",", "\"four_bit\","), ("0.5734", "5734"), ("\"high\": 2.1", "\"high\": 0.5"), ("\"low\": 1.0", "\"low\": \"1\""),
+    ("1979000000000000.0", "-1"), ("\"amount\": \"2\"", "\"amount\": \"-2\""), ("\"USD\"", "\"???\""),
+    ("\"sparse\"", "\"sparce\""),
+    ("\"eight_bit\",", "\"four_bit\","), ("0.5734", "5734"), ("\"high\": 2.1", "\"high\": 0.5"),
+    ("\"low\": 1.0", "\"low\": \"1\""),
   ])
   func refuses(_ old: String, _ new: String) throws {
     let changed = try file { text in

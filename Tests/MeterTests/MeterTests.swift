@@ -171,8 +171,12 @@ private final class Outcomes: Sendable {
   }
 
   @Test func everyUnitIsLimited() throws {
-    let limits = [Amount(tokens: 10), Amount(flops: 10), Amount(nanoseconds: 10), Amount(money: try dollars("0.00000001"))]
-    let tooMuch = [Amount(tokens: 11), Amount(flops: 11), Amount(nanoseconds: 11), Amount(money: try dollars("0.000000011"))]
+    let limits = [
+      Amount(tokens: 10), Amount(flops: 10), Amount(nanoseconds: 10), Amount(money: try dollars("0.00000001")),
+    ]
+    let tooMuch = [
+      Amount(tokens: 11), Amount(flops: 11), Amount(nanoseconds: 11), Amount(money: try dollars("0.000000011")),
+    ]
     for (limit, amount) in zip(limits, tooMuch) {
       let meter = try Meter(label: "m", budget: limit)
       #expect(status { _ = try meter.reserve(amount) } == .budget)
@@ -280,7 +284,8 @@ private final class Outcomes: Sendable {
 
   @Test func theDearestReadingIsReserved() throws {
     let rates = try TokenRates(
-      input: Decimal(1, places: 6), cached: Decimal(1, places: 7), cacheWrite: Decimal(2, places: 6), output: Decimal(1, places: 5))
+      input: Decimal(1, places: 6), cached: Decimal(1, places: 7), cacheWrite: Decimal(2, places: 6),
+      output: Decimal(1, places: 5))
     let list = try PriceList(name: "", currency: .usd, source: "", date: "", tiers: [.init(above: 0, rates: rates)])
     #expect(try list.most(input: 1000, output: 100).amount.description == "0.003")
   }

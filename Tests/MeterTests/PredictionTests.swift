@@ -37,7 +37,8 @@ private func small(
   layers: Int = 80, indexer: Architecture.Indexer, parameters: Double = 32e9
 ) throws(TamisError) -> Architecture {
   try Architecture(
-    name: "small", layers: layers, heads: 64, absorbed: .init(key: 576, value: 512), expanded: .init(key: 256, value: 256),
+    name: "small", layers: layers, heads: 64, absorbed: .init(key: 576, value: 512),
+    expanded: .init(key: 256, value: 256),
     indexer: indexer, activeParameters: parameters, weightBytes: parameters, cacheBytes: 1152)
 }
 
@@ -57,11 +58,14 @@ private func machine(
 
 @Suite struct PredictionTests {
   @Test(arguments: [
-    (0, 0, 0), (1, 0, 1), (2048, 0, 3), (2047, 0, 4), (2049, 2048, 1), (7000, 0, 10), (7000, 6999, 5), (7000, 7000, 1), (20_000, 1000, 100),
+    (0, 0, 0), (1, 0, 1), (2048, 0, 3), (2047, 0, 4), (2049, 2048, 1), (7000, 0, 10), (7000, 6999, 5), (7000, 7000, 1),
+    (20_000, 1000, 100),
   ])
   func sumsAreExact(_ input: Int, _ cached: Int, _ output: Int) throws {
     let request = try Request(input: input, cached: cached, output: output)
-    for profile in [try MachineProfile.h800(), try machine(indexerShare: 0.5, masked: true, memory: 1e11, overhead: 1e-6)] {
+    for profile in [
+      try MachineProfile.h800(), try machine(indexerShare: 0.5, masked: true, memory: 1e11, overhead: 1e-6),
+    ] {
       let predictor = Predictor(try Architecture.deepSeekV32(), on: profile)
       for mode in Mode.allCases {
         var expected = Work()
@@ -106,7 +110,8 @@ private func machine(
 
   /// The whole-prompt break-even against a search token by token.
   @Test(arguments: [0.0, 1e-7, 1e-5]) func paybackIsTheFirstCheaperPrompt(_ overhead: Double) throws {
-    let predictor = Predictor(try Architecture.deepSeekV32(), on: try machine(indexerShare: 0.5, masked: true, overhead: overhead))
+    let predictor = Predictor(
+      try Architecture.deepSeekV32(), on: try machine(indexerShare: 0.5, masked: true, overhead: overhead))
     let dense = predictor.curve(.prefill, .dense)
     let sparse = predictor.curve(.prefill, .sparse)
     var saved = 0.0
@@ -141,6 +146,30 @@ private func machine(
     #expect(try decode(1e9, 1) == 36.62)
     #expect(try decode(1e9, 100) == 0.3662)
     #expect(try decode(1e12, 1) == 73.24e9 / 1e12)
+  }
+
+  @Test func ratesAreCalibratedFromARun() throws {
+    var sample = Sample()
+    sample.flops = 3_000_000
+    sample.wallNanoseconds = 2_000_000
+    let peaks = MachineProfile.Peaks(eightBit: 6e9, sixteenBit: 3e9, float32: 0)
+    #expect(try MachineProfile.Rate(.sixteenBit, measured: sample, peaks: peaks).efficiency == 0.5)
+    #expect(throws: TamisError.self) { try MachineProfile.Rate(.float32, measured: sample, peaks: peaks) }
+    #expect(throws: TamisError.self) { try MachineProfile.Rate(.eightBit, measured: Sample(), peaks: peaks) }
+  }
+
+  @Test func aPredictionCanBeReserved() throws {
+    let predictor = Predictor(try Architecture.deepSeekV32(), on: try MachineProfile.h800())
+    let request = try Request(input: 4000, output: 500)
+    let estimate = predictor.estimate(request, .sparse)
+    let amount = try estimate.most(request, money: nil)
+    #expect(amount.tokens == 4500)
+    #expect(Double(amount.nanoseconds ?? 0) >= estimate.seconds.high * 1e9)
+    #expect(amount.flops.map { Double($0) } == estimate.total.flops.rounded(.up))
+    let meter = try Meter(label: "m", budget: Amount(tokens: 9000, flops: (amount.flops ?? 0) * 2))
+    _ = try meter.reserve(amount)
+    _ = try meter.reserve(amount)
+    #expect(throws: TamisError.self) { try meter.reserve(amount) }
   }
 
   @Test func refusesNonsense() throws {

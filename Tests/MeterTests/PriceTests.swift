@@ -56,19 +56,27 @@ private func json(_ text: String) throws -> JSONDocument {
     }
     #expect(throws: TamisError.self) { try MachinePrice(name: "", perHour: Money(try Decimal(parsing: "-2"), .usd)) }
     #expect(throws: TamisError.self) { try MachinePrice(name: "", perHour: Money(one, .usd), busyShare: .zero) }
-    #expect(throws: TamisError.self) { try MachinePrice(name: "", perHour: Money(one, .usd), busyShare: try Decimal(parsing: "1.1")) }
-    #expect(throws: TamisError.self) { try EnergyPrice(name: "", perKilowattHour: Money(try Decimal(parsing: "-2"), .usd)) }
+    #expect(throws: TamisError.self) {
+      try MachinePrice(name: "", perHour: Money(one, .usd), busyShare: try Decimal(parsing: "1.1"))
+    }
+    #expect(throws: TamisError.self) {
+      try EnergyPrice(name: "", perKilowattHour: Money(try Decimal(parsing: "-2"), .usd))
+    }
   }
 
   @Test func overflowIsRefused() throws {
     let list = try PriceList(
       name: "", currency: .usd, source: "", date: "",
-      tiers: [.init(above: 0, rates: try TokenRates(input: try Decimal(parsing: "999.99999999999999999999999999"), output: .zero))])
+      tiers: [
+        .init(
+          above: 0, rates: try TokenRates(input: try Decimal(parsing: "999.99999999999999999999999999"), output: .zero))
+      ])
     #expect(throws: TamisError.self) { try list.bill(try Usage(input: .max, output: 0)) }
   }
 
   @Test func machineHoursTimesBusyShare() throws {
-    let price = try MachinePrice(name: "m", perHour: Money(Decimal(Int64(2)), .usd), busyShare: try Decimal(parsing: "0.25"))
+    let price = try MachinePrice(
+      name: "m", perHour: Money(Decimal(Int64(2)), .usd), busyShare: try Decimal(parsing: "0.25"))
     #expect(try price.bill(nanoseconds: 3_600_000_000_000).money.description == "0.5 USD")
     #expect(try price.bill(nanoseconds: 1).money.description == "0.000000000000139 USD")
     #expect(try price.bill(nanoseconds: 1).source == .machine)
@@ -131,7 +139,9 @@ private func json(_ text: String) throws -> JSONDocument {
     #expect(throws: TamisError.self) { try list(model) }
   }
 
-  @Test(arguments: ["[]", "3", "{\"m\": {\"tiered_pricing\": [{}]}}", "{\"m\": {\"tiered_pricing\": [{\"range\": [0.5]}]}}"])
+  @Test(arguments: [
+    "[]", "3", "{\"m\": {\"tiered_pricing\": [{}]}}", "{\"m\": {\"tiered_pricing\": [{\"range\": [0.5]}]}}",
+  ])
   func refusesMalformedFiles(_ text: String) {
     #expect(throws: TamisError.self) { try PriceList(litellm: try json(text), model: "m", date: "") }
   }
