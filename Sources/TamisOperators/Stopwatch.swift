@@ -1,13 +1,15 @@
 // Times one operator call for the counters.
 
-import TamisRuntime
+package import TamisRuntime
 
-struct Stopwatch {
+package struct Stopwatch {
   private let wall = Clock.wall()
   private let cpu = Clock.threadCPU()
 
+  package init() {}
+
   /// A sample with the call's times and what `count` adds; `others`: processor time of the other threads.
-  func sample(_ others: UInt64, _ count: (inout Sample) -> Void) -> Sample {
+  package func sample(_ others: UInt64, _ count: (inout Sample) -> Void) -> Sample {
     var sample = Sample()
     sample.calls = 1
     count(&sample)

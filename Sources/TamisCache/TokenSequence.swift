@@ -1,0 +1,235 @@
+// A sequence: a list of pages and token ids with a length. It grows, is cut, forked and matched; rows are written and
+// read in SequenceRows.swift and used in Batch.swift. One thread at a time; a second one is refused with .busy. Other
+// threads may match it meanwhile: they see it only under the cache's lock, and never rows that are being written.
+
+package import TamisRuntime
+
+package final class TokenSequence: @unchecked Sendable {
+  package let cache: Cache
+  let busy = BusyFlag()
+  let entry: UnsafeMutablePointer<Entry>
+
+  private static let most = Int(Int32.max)
+
+  private init(_ cache: Cache, _ entry: UnsafeMutablePointer<Entry>) {
+    self.cache = cache
+    self.entry = entry
+  }
+
+  deinit {
+    cache.locked { $0.remove(entry) }
+    releasePages(0..<layout.pages(count))
+    TokenSequence.discard(entry, cache)
+  }
+
+  var layout: PageLayout { cache.layout }
+  var count: Int { entry.pointee.length }
+
+  private func releasePages(_ pages: Range<Int>) {
+    guard let ledger = entry.pointee.ledger else { return }
+    for page in pages { cache.release(Page(ledger.table[page])) }
+  }
+
+  // MARK: Making
+
+  /// An empty sequence.
+  package static func create(_ cache: Cache) throws(TamisError) -> TokenSequence {
+    let entry = try makeEntry(cache, pages: 0)
+    cache.locked { $0.insert(entry) }
+    return TokenSequence(cache, entry)
+  }
+
+  /// The first `length` tokens (-1: all) as a sequence of its own; pages are shared.
+  package func fork(_ length: Int64) throws(TamisError) -> TokenSequence {
+    try busy.enter("sequence")
+    defer { busy.leave() }
+    guard length >= -1, length <= Int64(count) else {
+      throw TamisError(.argument, "length is \(length), expected -1 to \(count)")
+    }
+    let shared = length == -1 ? count : Int(length)
+    let fork = try TokenSequence.makeEntry(cache, pages: layout.pages(shared))
+    cache.locked { registry in
+      TokenSequence.share(entry, length: shared, with: fork, layout)
+      registry.insert(fork)
+    }
+    return TokenSequence(cache, fork)
+  }
+
+  /// A fork of the sequence that shares the longest beginning with tokens [count], and how much that is. Memory is
+  /// made between two looks, because none may be asked for under the lock.
+  package static func match(
+    _ cache: Cache, tokens: UnsafePointer<Int32>, count: Int
+  ) throws(TamisError) -> (sequence: TokenSequence, matched: Int) {
+    while true {
+      let (_, room) = cache.locked { $0.longest(tokens, count) }
+      let fork = try makeEntry(cache, pages: cache.layout.pages(room))
+      let matched: Int? = cache.locked { registry in
+        let (best, length) = registry.longest(tokens, count)
+        guard length <= room else { return nil }
+        if let best { share(best, length: length, with: fork, cache.layout) }
+        registry.insert(fork)
+        return length
+      }
+      if let matched { return (TokenSequence(cache, fork), matched) }
+      discard(fork, cache)
+    }
+  }
+
+  /// An entry that is in no list yet, with room for `pages` pages.
+  private static func makeEntry(_ cache: Cache, pages: Int) throws(TamisError) -> UnsafeMutablePointer<Entry> {
+    let memory = try cache.context.allocate(bytes: MemoryLayout<Entry>.size, what: "sequence")
+    do {
+      let ledger =
+        pages == 0 ? nil : try Ledger(cache.context, pages: pages, pageTokens: cache.layout.pageTokens)
+      let entry = memory.bindMemory(to: Entry.self, capacity: 1)
+      entry.initialize(to: Entry(ledger: ledger))
+      return entry
+    } catch {
+      cache.context.release(memory, bytes: MemoryLayout<Entry>.size)
+      throw error
+    }
+  }
+
+  private static func discard(_ entry: UnsafeMutablePointer<Entry>, _ cache: Cache) {
+    if let ledger = entry.pointee.ledger { cache.context.release(ledger.memory, bytes: ledger.bytes) }
+    cache.context.release(UnsafeMutableRawPointer(entry), bytes: MemoryLayout<Entry>.size)
+  }
+
+  /// Under the lock: the fork, which has room, holds the first `length` tokens too.
+  private static func share(
+    _ source: UnsafeMutablePointer<Entry>, length: Int, with fork: UnsafeMutablePointer<Entry>, _ layout: PageLayout
+  ) {
+    guard let from = source.pointee.ledger, let to = fork.pointee.ledger else { return }
+    let pages = layout.pages(length)
+    to.copy(from, pages: pages, tokens: length)
+    for page in 0..<pages { Page(to.table[page]).retain() }
+    fork.pointee.length = length
+  }
+
+  // MARK: Length
+
+  package func length() throws(TamisError) -> Int {
+    try busy.enter("sequence")
+    defer { busy.leave() }
+    return count
+  }
+
+  /// Drops the tokens from `length` on.
+  package func truncate(_ length: Int64) throws(TamisError) {
+    try busy.enter("sequence")
+    defer { busy.leave() }
+    guard length >= 0, length <= Int64(count) else {
+      throw TamisError(.argument, "length is \(length), expected 0 to \(count)")
+    }
+    let before = layout.pages(count)
+    cache.locked { _ in entry.pointee.length = Int(length) }
+    releasePages(layout.pages(count)..<before)
+  }
+
+  /// `added` more rows of zeros. tokens [added] or nil: unknown. All or nothing.
+  package func extend(_ tokens: UnsafePointer<Int32>?, _ added: Int) throws(TamisError) {
+    try busy.enter("sequence")
+    defer { busy.leave() }
+    guard added >= 0, added <= TokenSequence.most &- count else {
+      throw TamisError(.argument, "count is \(added), expected 0 to \(TokenSequence.most &- count)")
+    }
+    guard added > 0 else { return }
+    let end = count &+ added
+    let old = entry.pointee.ledger
+    let ledger = try roomFor(pages: layout.pages(end), tokens: count)
+    let isNew = ledger.memory != old?.memory
+    let tail: Page?
+    do {
+      tail = try makePages(ledger, layout.pages(count)..<layout.pages(end))
+    } catch {
+      if isNew { cache.context.release(ledger.memory, bytes: ledger.bytes) }
+      throw error
+    }
+    clear(ledger, tail: tail, rows: count..<end)
+    (ledger.tokens + count).update(repeating: -1, count: added)
+    if let tokens { (ledger.tokens + count).update(from: tokens, count: added) }
+    let sharedTail = publish(ledger, tail: tail, length: end)
+    if let sharedTail { cache.release(sharedTail) }
+    if let old, isNew { cache.context.release(old.memory, bytes: old.bytes) }
+  }
+
+  /// The ledger, or a larger one with the same contents that is not the sequence's yet.
+  private func roomFor(pages: Int, tokens: Int) throws(TamisError) -> Ledger {
+    guard let old = entry.pointee.ledger else {
+      return try Ledger(cache.context, pages: pages, pageTokens: layout.pageTokens)
+    }
+    if pages <= old.pages { return old }
+    let larger = try Ledger(
+      cache.context, pages: max(pages, old.pages &+ old.pages / 2), pageTokens: layout.pageTokens)
+    larger.copy(old, pages: layout.pages(tokens), tokens: tokens)
+    return larger
+  }
+
+  /// Fills table places that nobody reads yet with new pages; where the half-filled last page is shared, returns a
+  /// page to take its place.
+  private func makePages(_ ledger: Ledger, _ new: Range<Int>) throws(TamisError) -> Page? {
+    var made = new.lowerBound
+    do {
+      while made < new.upperBound {
+        ledger.table[made] = UnsafeRawPointer(try cache.makePage().memory)
+        made &+= 1
+      }
+      let rows = count % layout.pageTokens
+      guard rows > 0 else { return nil }
+      let last = Page(ledger.table[new.lowerBound &- 1])
+      return last.isShared ? try cache.copy(of: last, rows: rows) : nil
+    } catch {
+      for page in new.lowerBound..<made { cache.release(Page(ledger.table[page])) }
+      throw error
+    }
+  }
+
+  /// The new rows become zeros: nobody has seen them, so this needs no lock even in a page that a match has shared
+  /// since.
+  private func clear(_ ledger: Ledger, tail: Page?, rows: Range<Int>) {
+    var first = rows.lowerBound
+    var replaced = tail
+    while first < rows.upperBound {
+      let number = first / layout.pageTokens
+      let begin = first % layout.pageTokens
+      let end = min(layout.pageTokens, begin &+ rows.upperBound &- first)
+      layout.clear(replaced ?? Page(ledger.table[number]), rows: begin..<end)
+      replaced = nil
+      first &+= end &- begin
+    }
+  }
+
+  /// Shows the new rows to everybody; returns the page that the tail has replaced.
+  private func publish(_ ledger: Ledger, tail: Page?, length: Int) -> Page? {
+    let last = count / layout.pageTokens
+    let replaced = tail.map { _ in Page(ledger.table[last]) }
+    cache.locked { _ in
+      if let tail { ledger.table[last] = UnsafeRawPointer(tail.memory) }
+      entry.pointee.ledger = ledger
+      entry.pointee.length = length
+    }
+    return replaced
+  }
+
+  // MARK: Writing
+
+  /// Makes the pages of `rows` this sequence's alone (in the same table) and runs body; meanwhile the rows match
+  /// nothing.
+  func rewriting(_ rows: Range<Int>, _ body: () -> Void) throws(TamisError) {
+    guard !rows.isEmpty, let ledger = entry.pointee.ledger else { return }
+    let first = rows.lowerBound / layout.pageTokens
+    cache.locked { _ in entry.pointee.stable = first &* layout.pageTokens }
+    defer { cache.locked { _ in entry.pointee.stable = Int.max } }
+    for number in first..<layout.pages(rows.upperBound) {
+      let page = Page(ledger.table[number])
+      guard page.isShared else { continue }
+      let rows = min(layout.pageTokens, count &- number &* layout.pageTokens)
+      ledger.table[number] = UnsafeRawPointer(try cache.copy(of: page, rows: rows).memory)
+      cache.release(page)
+    }
+    body()
+  }
+
+  /// Where the pages are; nil before the first token.
+  var table: UnsafePointer<UnsafeRawPointer>? { entry.pointee.ledger.map { UnsafePointer($0.table) } }
+}
