@@ -201,7 +201,7 @@ extension MachineProfile {
     let linearFlops = 73.24e9
     return try MachineProfile(
       name: "H800", source: "DeepSeek_V3_2.pdf, Figure 3", date: "2025-09-29", basis: .analytic,
-      peaks: Peaks(eightBit: eightBit, sixteenBit: 989.5e12, float32: 67e12), memoryBytesPerSecond: 0,
+      peaks: Peaks(eightBit: eightBit, sixteenBit: 989.5e12, float32: 0), memoryBytesPerSecond: 0,
       prefill: Phase(
         linear: Rate(.eightBit, linearFlops / (95.17e-6 * eightBit)), indexer: Rate(.eightBit, 0.4),
         dense: Rate(.sixteenBit, 0.6), masked: Rate(.sixteenBit, 0.55), sparse: Rate(.sixteenBit, 0.5734), overhead: 0,

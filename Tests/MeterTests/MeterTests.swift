@@ -138,6 +138,21 @@ private func status(_ body: () throws -> Void) -> Status? {
     #expect(cost.denseNanoseconds == 3_368_705)  // 2e12 / (0.6 × 989.5e12) s
   }
 
+  @Test func aChildKeepsItsParentAlive() throws {
+    weak var watched: Meter?
+    var child: Meter?
+    do {
+      let root = try Meter(label: "root", budget: Amount(tokens: 10))
+      watched = root
+      child = try Meter(label: "child", parent: root)
+    }
+    try child?.charge(cost(flops: 3))
+    #expect(watched?.read().flops == 3)
+    #expect(status { _ = try child?.reserve(Amount(tokens: 11)) } == .budget)
+    child = nil
+    #expect(watched == nil)
+  }
+
   @Test func labelsAndDepthAreBounded() throws {
     #expect(status { _ = try Meter(label: String(repeating: "x", count: 257)) } == .argument)
     var meter = try Meter(label: "0")
