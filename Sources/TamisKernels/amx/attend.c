@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "../avx512/softmax.h"
+#include "../avx512/transpose.h"
 
 #define TK_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define TK_AMX_INLINE static inline __attribute__((always_inline)) TK_AMX
@@ -207,31 +208,6 @@ static TK_AMX void score_block(const char *packed, int32_t tiles, int32_t key_di
 }
 
 /* -- softmax -------------------------------------------------------------------------------------------- */
-/* rows[i][j] <- rows[j][i] over 32-bit elements. */
-TK_AMX_INLINE void transpose(__m512i r[16]) {
-  __m512i t[16];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    const __m512i a = _mm512_unpacklo_epi32(r[4 * i], r[4 * i + 1]), b = _mm512_unpackhi_epi32(r[4 * i], r[4 * i + 1]);
-    const __m512i c = _mm512_unpacklo_epi32(r[4 * i + 2], r[4 * i + 3]);
-    const __m512i d = _mm512_unpackhi_epi32(r[4 * i + 2], r[4 * i + 3]);
-    t[4 * i] = _mm512_unpacklo_epi64(a, c);
-    t[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-    t[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-    t[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    const __m512i a = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88), b = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
-    const __m512i c = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
-    const __m512i d = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
-    r[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-    r[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88);
-    r[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    r[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
-  }
-}
-
 /* One column tile: scores [count, 16] -> p tiles [16 columns][32 keys] in the same place, p = 0 behind the last
  * key. A tile is written over scores already read: it is half as long. */
 static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float *max, float *sum, float *factor) {
@@ -250,7 +226,7 @@ static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float 
       pair[i] = tk_avx512_bf16_pairs(a, b);
       total = tk_avx512_add_pairs(total, pair[i]);
     }
-    transpose(pair);
+    tk_avx512_transpose(pair);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) _mm512_store_si512(scores + 64 * i, pair[i]);
   }

@@ -1,0 +1,239 @@
+/* Matmul entries of the amx table. TK_F32 is the avx512 table's; this file owns TK_BF16 with tdpbf16ps.
+ *
+ * y^T [16 outputs, 16 rows] += A, w as it lies [16 outputs][32 inputs] x B, x packed [pair of inputs][16 rows][2].
+ * One accumulator adds the inputs of an output in steps of 32, in order, however many rows there are: a row alone
+ * (its tile padded with zeros: the product is free while w comes from memory) gets the bits it gets among 256.
+ *
+ * Up to 32 rows: w streams through tiles, once, 32 outputs at a time. More rows: inputs go in blocks of 2048, so
+ * that x packed stays in L2, and 32 outputs of w are first copied to adjacent tiles, because rows a power of two
+ * apart share their L1 sets; accumulators rest in scratch, exactly, between blocks of inputs. tdpbf16ps takes
+ * subnormal operands and results as 0. */
+#include "../internal.h"
+#if TK_X86
+#include <immintrin.h>
+
+#include "../avx512/transpose.h"
+
+#define TK_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq")))
+#define TK_AMX_INLINE static inline __attribute__((always_inline)) TK_AMX
+
+enum {
+  tile_bytes = 1024,
+  depth = 32,          /* inputs of one product                                */
+  few_rows = 32,       /* up to here w is read where it lies                   */
+  most_rows = 256,     /* rows of x, outputs of w and inputs taken at a time   */
+  most_outputs = 4096,
+  most_inputs = 2048
+};
+
+typedef struct {
+  char *x;        /* B tiles [rows / 16][inputs / 32]                          */
+  char *w;        /* A tiles [2][inputs / 32]                                  */
+  char *sums;     /* accumulators [outputs / 32][rows / 16][2], between blocks */
+  char *turned;   /* four accumulators on their way to y                       */
+  size_t bytes;
+} workspace;
+
+static size_t ceiling(int32_t n, int32_t by) { return ((size_t)n + (size_t)by - 1) / (size_t)by; }
+
+static int32_t lesser(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static int32_t input_block(int32_t rows, int32_t inputs) {
+  return rows <= few_rows ? inputs : lesser(inputs, most_inputs);
+}
+
+static workspace divide(int32_t rows, int32_t outputs, int32_t inputs, uintptr_t base) {
+  const int32_t block = input_block(rows, inputs);
+  const size_t column = ceiling(block, depth) * tile_bytes, tiles = 2 * ceiling(lesser(rows, most_rows), 32);
+  workspace w;
+  size_t at = 0;
+  w.x = (char *)(base + at), at += tiles * column;
+  w.w = (char *)(base + at), at += 2 * column;
+  w.sums = (char *)(base + at), at += block < inputs ? tiles * 2 * ceiling(lesser(outputs, most_outputs), 32) * tile_bytes : 0;
+  w.turned = (char *)(base + at), at += 4 * tile_bytes;
+  w.bytes = at;
+  return w;
+}
+
+size_t tk_amx_matmul_scratch_bytes(int32_t type, int32_t rows, int32_t outputs, int32_t inputs) {
+  if (type == TK_F32) return tk_avx512_matmul_scratch_bytes(type, rows, outputs, inputs);
+  return divide(rows, outputs, inputs, 0).bytes;
+}
+
+/* -- operands as tiles ---------------------------------------------------------------------------------- */
+static TK_AMX __mmask32 mask_of(int32_t left) {
+  return left >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << left) - 1;
+}
+
+/* 16 rows of up to 32 elements, zeros beyond `rows` and `elements`. */
+TK_AMX_INLINE void take(const char *from, ptrdiff_t stride, int32_t rows, int32_t elements, __m512i taken[16]) {
+  const __mmask32 live = mask_of(elements);
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; r++) {
+    taken[r] = r < rows ? _mm512_maskz_loadu_epi16(live, from + r * stride) : _mm512_setzero_si512();
+  }
+}
+
+TK_AMX_INLINE void put(const __m512i rows[16], char *tile) {
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; r++) _mm512_store_si512(tile + 64 * r, rows[r]);
+}
+
+/* x [rows, inputs] -> B tiles, an even number of columns of tiles. */
+static TK_AMX void pack_x(const char *x, ptrdiff_t stride, int32_t rows, int32_t inputs, char *tiles) {
+  const int32_t all = 2 * (int32_t)ceiling(rows, 32);
+  for (int32_t t = 0; t < all; t++) {
+    for (int32_t i = 0; i < inputs; i += depth, tiles += tile_bytes) {
+      __m512i r[16];
+      take(x + 16 * t * stride + 2 * (ptrdiff_t)i, stride, rows - 16 * t, inputs - i, r);
+      tk_avx512_transpose(r);
+      put(r, tiles);
+    }
+  }
+}
+
+/* w [up to 32 outputs, inputs] -> two rows of A tiles. */
+static TK_AMX void copy_w(const char *w, ptrdiff_t stride, int32_t outputs, int32_t inputs, char *tiles) {
+  for (int32_t t = 0; t < 2; t++) {
+    for (int32_t i = 0; i < inputs; i += depth, tiles += tile_bytes) {
+      __m512i r[16];
+      take(w + 16 * t * stride + 2 * (ptrdiff_t)i, stride, outputs - 16 * t, inputs - i, r);
+      put(r, tiles);
+    }
+  }
+}
+
+/* -- products ------------------------------------------------------------------------------------------- *
+ * Where A tiles lie: rows `stride` bytes apart, the next 16 outputs `second` bytes on, the next 32 inputs `step`. */
+typedef struct {
+  const char *at;
+  ptrdiff_t stride, second, step;
+} operand;
+
+/* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. `ahead`: w comes from memory. */
+TK_AMX_INLINE void products(const int pairs, const int ahead, operand w, const char *x, ptrdiff_t column,
+                            int32_t steps) {
+  for (int32_t s = 0; s < steps; s++, x += tile_bytes, w.at += w.step) {
+    _tile_loadd(6, x, 64);
+    _tile_loadd(4, w.at, w.stride);
+    _tile_loadd(5, w.at + w.second, w.stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if (pairs == 2) {
+      _tile_loadd(7, x + column, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    if (ahead) {
+      /* A prefetch beyond the end of w is harmless. */
+      for (int r = 0; r < 16; r++) {
+        _mm_prefetch(w.at + r * w.stride + 1024, _MM_HINT_T0);
+        _mm_prefetch(w.at + w.second + r * w.stride + 1024, _MM_HINT_T0);
+      }
+    }
+  }
+}
+
+TK_AMX_INLINE void begin_sums(const char *sums, int first) {
+  if (first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + tile_bytes, 64);
+    _tile_loadd(2, sums + 2 * tile_bytes, 64);
+    _tile_loadd(3, sums + 3 * tile_bytes, 64);
+  }
+}
+
+TK_AMX_INLINE void keep_sums(char *sums) {
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + tile_bytes, 64);
+  _tile_stored(2, sums + 2 * tile_bytes, 64);
+  _tile_stored(3, sums + 3 * tile_bytes, 64);
+}
+
+/* Four accumulators [2 x 16 rows][2 x 16 outputs][outputs, rows] -> y [up to 32 rows, up to 32 outputs]. */
+static TK_AMX void turn(const char *sums, int32_t rows, int32_t outputs, char *y, ptrdiff_t y_stride) {
+  for (int32_t t = 0; t < 4; t++, sums += tile_bytes) {
+    const int32_t r = t / 2 * 16, o = t % 2 * 16;
+    if (r >= rows || o >= outputs) continue;
+    const __mmask16 live = outputs - o >= 16 ? 0xffff : (__mmask16)((1 << (outputs - o)) - 1);
+    __m512i block[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) block[i] = _mm512_load_si512(sums + 64 * i);
+    tk_avx512_transpose(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+      if (r + i < rows) _mm512_mask_storeu_epi32(y + (r + i) * y_stride + 4 * (ptrdiff_t)o, live, block[i]);
+    }
+  }
+}
+
+/* Up to 32 outputs, a block of inputs, all rows of the group. `sums`: the group's accumulators, when inputs come in
+ * more than one block. */
+static TK_AMX void stripe(const char *w, ptrdiff_t w_stride, int32_t rows, int32_t outputs, int32_t inputs, int first,
+                          int last, char *sums, float *y, ptrdiff_t y_stride, const workspace *s) {
+  const int32_t steps = (int32_t)ceiling(inputs, depth);
+  const ptrdiff_t column = (ptrdiff_t)steps * tile_bytes;
+  const int in_place = rows <= few_rows && outputs >= 32 && inputs % depth == 0;
+  operand a = {w, w_stride, 16 * w_stride, 64};
+  if (!in_place) {
+    copy_w(w, w_stride, outputs, inputs, s->w);
+    a = (operand){s->w, 64, column, tile_bytes};
+  }
+  for (int32_t r = 0; r < rows; r += 32, sums += 4 * tile_bytes) {
+    const char *x = s->x + r / 16 * column;
+    begin_sums(sums, first);
+    if (rows - r > 16) {
+      if (in_place) products(2, 1, a, x, column, steps);
+      else products(2, 0, a, x, column, steps);
+    } else {
+      if (in_place) products(1, 1, a, x, column, steps);
+      else products(1, 0, a, x, column, steps);
+    }
+    if (last) {
+      keep_sums(s->turned);
+      turn(s->turned, rows - r, outputs, (char *)y + r * y_stride, y_stride);
+    } else {
+      keep_sums(sums);
+    }
+  }
+}
+
+static TK_AMX void matmul_bf16(const char *x, ptrdiff_t x_stride, const char *w, ptrdiff_t w_stride, int32_t rows,
+                               int32_t outputs, int32_t inputs, int32_t block, float *y, ptrdiff_t y_stride,
+                               const workspace *s) {
+  const ptrdiff_t stripe_sums = (ptrdiff_t)ceiling(rows, 32) * 4 * tile_bytes;
+  for (int32_t i = 0; i < inputs; i += block) {
+    const int32_t n = lesser(inputs - i, block);
+    const int first = i == 0, last = i + n == inputs;
+    pack_x(x + 2 * (ptrdiff_t)i, x_stride, rows, n, s->x);
+    for (int32_t o = 0; o < outputs; o += 32) {
+      char *sums = first && last ? s->turned : s->sums + o / 32 * stripe_sums;
+      stripe(w + o * w_stride + 2 * (ptrdiff_t)i, w_stride, rows, lesser(outputs - o, 32), n, first, last, sums, y + o,
+             y_stride, s);
+    }
+  }
+}
+
+TK_AMX void tk_amx_matmul(int32_t type, const void *x, ptrdiff_t x_stride, const void *w, ptrdiff_t w_stride,
+                          int32_t rows, int32_t outputs, int32_t inputs, float *y, ptrdiff_t y_stride,
+                          void *scratch) {
+  if (type == TK_F32) {
+    tk_avx512_matmul(type, x, x_stride, w, w_stride, rows, outputs, inputs, y, y_stride, scratch);
+    return;
+  }
+  const workspace s = divide(rows, outputs, inputs, (uintptr_t)scratch);
+  const int32_t block = input_block(rows, inputs);
+  for (int32_t r = 0; r < rows; r += most_rows) {
+    for (int32_t o = 0; o < outputs; o += most_outputs) {
+      matmul_bf16((const char *)x + r * x_stride, x_stride, (const char *)w + o * w_stride, w_stride,
+                  lesser(rows - r, most_rows), lesser(outputs - o, most_outputs), inputs, block,
+                  (float *)(void *)((char *)y + r * y_stride) + o, y_stride, &s);
+    }
+  }
+}
+#endif
