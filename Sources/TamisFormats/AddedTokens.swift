@@ -20,9 +20,15 @@ struct AddedTokens: ~Copyable, Sendable {
     var token: UInt32 = 0  // index + 1
   }
 
-  private var nodes = GrowableBuffer<Node>()
-  private var tokens = GrowableBuffer<AddedToken>()
-  private var starts = GrowableBuffer<Bool>()  // by first byte
+  private var nodes: GrowableBuffer<Node>
+  private var tokens: GrowableBuffer<AddedToken>
+  private var starts: GrowableBuffer<Bool>  // by first byte
+
+  init(_ context: Context) {
+    nodes = GrowableBuffer(context)
+    tokens = GrowableBuffer(context)
+    starts = GrowableBuffer(context)
+  }
 
   var isEmpty: Bool { tokens.count == 0 }
 

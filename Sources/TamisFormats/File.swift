@@ -6,16 +6,16 @@
 // were checked against the length.
 
 import Glibc
-import TamisRuntime
+package import TamisRuntime
 
 package enum File {
   /// The whole file; `.format` where it is longer than `limit` bytes.
-  package static func read(_ path: String, limit: Int) throws(TamisError) -> GrowableBuffer<UInt8> {
+  package static func read(_ path: String, limit: Int, _ context: Context) throws(TamisError) -> GrowableBuffer<UInt8> {
     let file = try OpenFile(path)
     guard file.length <= limit else {
       throw TamisError(.format, "\(path): \(file.length) bytes, at most \(limit) are read")
     }
-    return try file.read(from: 0, count: file.length)
+    return try file.read(from: 0, count: file.length, context)
   }
 
   package static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
@@ -51,8 +51,8 @@ struct OpenFile: ~Copyable {
 
   deinit { close(descriptor) }
 
-  func read(from offset: Int, count: Int) throws(TamisError) -> GrowableBuffer<UInt8> {
-    var bytes = GrowableBuffer<UInt8>()
+  func read(from offset: Int, count: Int, _ context: Context) throws(TamisError) -> GrowableBuffer<UInt8> {
+    var bytes = GrowableBuffer<UInt8>(context)
     try bytes.append(repeating: 0, count: count)
     var done = 0
     while done < count {

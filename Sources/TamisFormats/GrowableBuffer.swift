@@ -1,29 +1,34 @@
-// A growable array whose growth can fail. It owns the memory that a document, a vocabulary or a long text needs;
-// Swift's own Array ends the process when memory runs out, which a library must not do to its host.
+// A growable array in a context's memory, whose growth can fail. It holds what grows with data: a document, a
+// vocabulary, a long text; Swift's own Array ends the process when memory runs out, which a library must not do.
 // It refuses element types that need destruction, and it never hands out an element outside `0..<count`.
 
-import Glibc
-import TamisRuntime
+package import TamisRuntime
 
 package struct GrowableBuffer<Element: BitwiseCopyable>: ~Copyable {
   private var storage: UnsafeMutablePointer<Element>?
   package private(set) var count = 0
   private var capacity = 0
+  package let context: Context
 
-  package init() {}
+  package init(_ context: Context) { self.context = context }
 
-  deinit { free(storage) }
+  deinit {
+    if let storage { context.release(storage, bytes: capacity &* MemoryLayout<Element>.stride) }
+  }
 
   /// Room for `total` elements altogether.
   package mutating func reserve(_ total: Int) throws(TamisError) {
     guard total > capacity else { return }
     let (doubled, tooLong) = capacity.multipliedReportingOverflow(by: 2)
     let target = max(total, tooLong ? total : doubled, 16)
-    let (bytes, overflow) = target.multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
-    guard !overflow, let grown = realloc(storage, bytes) else {
-      throw TamisError(.memory, "out of memory: \(total) elements of \(MemoryLayout<Element>.stride) bytes")
+    let stride = MemoryLayout<Element>.stride
+    let bytes = try Size.product(target, stride)
+    let grown = try context.allocate(bytes: bytes, alignment: 64, what: "formats").assumingMemoryBound(to: Element.self)
+    if let storage {
+      grown.update(from: storage, count: count)
+      context.release(storage, bytes: capacity &* stride)
     }
-    storage = grown.assumingMemoryBound(to: Element.self)
+    storage = grown
     capacity = target
   }
 
@@ -37,8 +42,7 @@ package struct GrowableBuffer<Element: BitwiseCopyable>: ~Copyable {
 
   package mutating func append(contentsOf elements: UnsafeBufferPointer<Element>) throws(TamisError) {
     guard let source = elements.baseAddress, elements.count > 0 else { return }
-    let (total, overflow) = count.addingReportingOverflow(elements.count)
-    guard !overflow else { throw TamisError(.memory, "out of memory") }
+    let total = try Size.sum(count, elements.count)
     try reserve(total)
     guard let storage else { return }
     (storage + count).update(from: source, count: elements.count)
@@ -47,8 +51,7 @@ package struct GrowableBuffer<Element: BitwiseCopyable>: ~Copyable {
 
   package mutating func append(repeating element: Element, count added: Int) throws(TamisError) {
     guard added > 0 else { return }
-    let (total, overflow) = count.addingReportingOverflow(added)
-    guard !overflow else { throw TamisError(.memory, "out of memory") }
+    let total = try Size.sum(count, added)
     try reserve(total)
     guard let storage else { return }
     (storage + count).update(repeating: element, count: added)

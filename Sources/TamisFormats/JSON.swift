@@ -9,7 +9,7 @@
 // million for a tokenizer) and report no byte offset for duplicate keys. These few hundred lines bound everything.
 
 import Glibc
-import TamisRuntime
+package import TamisRuntime
 
 package final class JSONDocument: Sendable {
   package static let sizeLimit = 256 << 20
@@ -21,7 +21,7 @@ package final class JSONDocument: Sendable {
 
   /// Copies nothing: the document takes the text. `name` begins every error message.
   package init(text: consuming GrowableBuffer<UInt8>, name: String) throws(TamisError) {
-    var nodes = GrowableBuffer<JSONNode>()
+    var nodes = GrowableBuffer<JSONNode>(text.context)
     guard text.count <= JSONDocument.sizeLimit else {
       throw TamisError(.format, "\(name): \(text.count) bytes of JSON, the limit is \(JSONDocument.sizeLimit)")
     }
@@ -31,14 +31,16 @@ package final class JSONDocument: Sendable {
     self.name = name
   }
 
-  package convenience init(copying bytes: UnsafeRawBufferPointer, name: String) throws(TamisError) {
-    var text = GrowableBuffer<UInt8>()
+  package convenience init(
+    copying bytes: UnsafeRawBufferPointer, name: String, _ context: Context = .unmetered
+  ) throws(TamisError) {
+    var text = GrowableBuffer<UInt8>(context)
     try bytes.withMemoryRebound(to: UInt8.self) { source throws(TamisError) in try text.append(contentsOf: source) }
     try self.init(text: text, name: name)
   }
 
-  package convenience init(path: String) throws(TamisError) {
-    try self.init(text: File.read(path, limit: JSONDocument.sizeLimit), name: path)
+  package convenience init(path: String, _ context: Context = .unmetered) throws(TamisError) {
+    try self.init(text: File.read(path, limit: JSONDocument.sizeLimit, context), name: path)
   }
 
   package var root: JSONValue { JSONValue(document: self, index: 0) }
@@ -136,7 +138,7 @@ package struct JSONValue {
     guard isString else { throw failure("a string") }
     guard node.length <= 1 << 16 else { throw failure("a string of at most 65536 bytes") }
     if !node.escaped { return String(decoding: bytes, as: UTF8.self) }
-    var decoded = GrowableBuffer<UInt8>()
+    var decoded = GrowableBuffer<UInt8>(document.text.context)
     try appendString(to: &decoded)
     return String(decoding: decoded.elements, as: UTF8.self)
   }

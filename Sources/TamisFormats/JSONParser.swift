@@ -9,23 +9,26 @@ struct JSONParser: ~Copyable {
   private var position = 0
   private var nodes: GrowableBuffer<JSONNode>
   private var open: GrowableBuffer<Int>  // node indices of the containers around `position`
-  private var keys = GrowableBuffer<UInt32>()  // hash table of one object's keys
-  private var keyText = GrowableBuffer<UInt8>()
-  private var otherKeyText = GrowableBuffer<UInt8>()
+  private var keys: GrowableBuffer<UInt32>  // hash table of one object's keys
+  private var keyText: GrowableBuffer<UInt8>
+  private var otherKeyText: GrowableBuffer<UInt8>
 
   static func parse(
     _ text: UnsafeRawBufferPointer, name: String, into nodes: inout GrowableBuffer<JSONNode>
   ) throws(TamisError) {
-    var parser = JSONParser(text: text, name: name)
+    var parser = JSONParser(text: text, name: name, nodes.context)
     try parser.run()
     nodes = parser.takeNodes()
   }
 
-  private init(text: UnsafeRawBufferPointer, name: String) {
+  private init(text: UnsafeRawBufferPointer, name: String, _ context: Context) {
     self.text = text
     self.name = name
-    nodes = GrowableBuffer()
-    open = GrowableBuffer()
+    nodes = GrowableBuffer(context)
+    open = GrowableBuffer(context)
+    keys = GrowableBuffer(context)
+    keyText = GrowableBuffer(context)
+    otherKeyText = GrowableBuffer(context)
   }
 
   private consuming func takeNodes() -> GrowableBuffer<JSONNode> { nodes }

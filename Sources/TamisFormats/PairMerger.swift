@@ -15,8 +15,13 @@ struct PairMerger: ~Copyable {
   }
   private static let gone: Int32 = -1  // id of a symbol that was merged into its left neighbour
 
-  private var symbols = GrowableBuffer<Symbol>()
-  private var heap = GrowableBuffer<Candidate>()
+  private var symbols: GrowableBuffer<Symbol>
+  private var heap: GrowableBuffer<Candidate>
+
+  init(_ context: Context) {
+    symbols = GrowableBuffer(context)
+    heap = GrowableBuffer(context)
+  }
 
   /// Appends the tokens of `piece`, which has at most Int32.max bytes.
   mutating func encode(

@@ -19,18 +19,18 @@ struct PieceEncoder: ~Copyable {
   private var written: GrowableBuffer<UInt8>  // a piece in the byte alphabet
 
   /// `cached`: every piece stays in place until the end of the call.
-  init(length: Int, cached: Bool) throws(TamisError) {
-    var cache = GrowableBuffer<Entry>()
+  init(length: Int, cached: Bool, _ context: Context) throws(TamisError) {
+    var cache = GrowableBuffer<Entry>(context)
     if cached, length >= 256 {
       var size = 64
       while size < min(length / 4, 16384) { size &*= 2 }
       try cache.append(repeating: Entry(), count: size)
     }
-    let matcher = try RegexMatcher(length: length)
+    let matcher = try RegexMatcher(length: length, context)
     self.cache = cache
     self.matcher = matcher
-    merger = PairMerger()
-    written = GrowableBuffer()
+    merger = PairMerger(context)
+    written = GrowableBuffer(context)
   }
 
   /// Appends the ids of one piece.

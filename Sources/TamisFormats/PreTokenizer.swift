@@ -17,13 +17,15 @@ struct PreTokenizer: Sendable {
   /// A space is put before every text that does not begin with one.
   private(set) var addsPrefixSpace = false
   private var reachedByteLevel = false
+  private let context: Context
 
   /// GPT-2's pattern, which ByteLevel applies itself.
   private static let byteLevelPattern =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
   private static let splitLimit = 32
 
-  init(_ description: JSONValue) throws(TamisError) {
+  init(_ description: JSONValue, _ context: Context) throws(TamisError) {
+    self.context = context
     try add(description)
     guard reachedByteLevel else {
       throw TamisError(.unsupported, "tokenizer: its pre-tokenizer does not end in ByteLevel")
@@ -61,7 +63,7 @@ struct PreTokenizer: Sendable {
     guard splits.count < PreTokenizer.splitLimit else {
       throw TamisError(.unsupported, "tokenizer: more than \(PreTokenizer.splitLimit) pre-tokenizers")
     }
-    splits.append(Split(regex: try Regex(pattern), behavior: behavior, invert: invert))
+    splits.append(Split(regex: try Regex(pattern, context), behavior: behavior, invert: invert))
   }
 
   private static func pattern(_ description: JSONValue) throws(TamisError) -> String {

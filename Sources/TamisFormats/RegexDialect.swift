@@ -60,7 +60,7 @@ struct RegexDialect: ~Copyable {
   // MARK: groups and intervals
 
   private static let groups: [[Unicode.Scalar]] = [
-    ["?", ":"], ["?", "i", ":"], ["?", "="], ["?", "!"], ["?", "<", "="], ["?", "<", "!"], ["?", ">"],
+    ["?", ":"], ["?", "i", ":"], ["?", "="], ["?", "!"], ["?", "<", "="], ["?", "<", "!"],
   ]
 
   private mutating func group() throws(TamisError) {
@@ -73,7 +73,7 @@ struct RegexDialect: ~Copyable {
       copy(opening.count)
       return
     }
-    throw failure("an inline switch or a named group")
+    throw failure("an inline switch, an atomic or a named group")
   }
 
   /// `{n}`, `{n,}` or `{n,m}` without a suffix: `{n}?` and `{n}+` mean other things in the two languages.

@@ -3,7 +3,7 @@
 // offset; the tensors must tile the data without holes or overlaps, as the format demands.
 // It refuses dtypes below one byte and data that is not aligned to its element.
 
-import TamisRuntime
+package import TamisRuntime
 
 package enum TensorType: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   case bool, u8, i8, f8E4M3, f8E5M2, f8E8M0
@@ -61,15 +61,15 @@ package final class Checkpoint: Sendable {
   private let table: TensorTable
 
   /// One file.
-  package init(path: String) throws(TamisError) {
-    var table = TensorTable()
+  package init(path: String, _ context: Context = .unmetered) throws(TamisError) {
+    var table = TensorTable(context)
     files = [try Checkpoint.open(path, number: 0, into: &table)]
     self.table = table
   }
 
   /// `model.safetensors`, or where that is missing the shards that `model.safetensors.index.json` lists.
-  package init(directory: String) throws(TamisError) {
-    var table = TensorTable()
+  package init(directory: String, _ context: Context = .unmetered) throws(TamisError) {
+    var table = TensorTable(context)
     let single = "\(directory)/model.safetensors"
     if File.exists(single) {
       files = [try Checkpoint.open(single, number: 0, into: &table)]
@@ -119,7 +119,8 @@ package final class Checkpoint: Sendable {
     guard file.length >= 8 else {
       throw TamisError(.format, "\(path): \(file.length) bytes, a safetensors file has at least 8")
     }
-    let prefix = try file.read(from: 0, count: 8)
+    let context = table.context
+    let prefix = try file.read(from: 0, count: 8, context)
     var length: UInt64 = 0
     for (position, byte) in prefix.elements.enumerated() { length |= UInt64(byte) << UInt64(position &* 8) }
     guard let headerLength = Int(exactly: length), headerLength <= headerLimit, headerLength <= file.length &- 8 else {
@@ -127,7 +128,7 @@ package final class Checkpoint: Sendable {
         .format,
         "\(path): byte 0: a header of \(length) bytes; the file has \(file.length), the limit is \(headerLimit)")
     }
-    let header = try JSONDocument(text: file.read(from: 8, count: headerLength), name: "\(path): header")
+    let header = try JSONDocument(text: file.read(from: 8, count: headerLength, context), name: "\(path): header")
     try table.add(header, path: path, file: number, dataStart: headerLength &+ 8, fileLength: file.length)
     return try file.map()
   }
@@ -139,11 +140,11 @@ package final class Checkpoint: Sendable {
     guard File.exists(path) else {
       throw TamisError(.io, "\(directory): neither model.safetensors nor model.safetensors.index.json")
     }
-    let map = try JSONDocument(path: path).root.required("weight_map")
+    let map = try JSONDocument(path: path, table.context).root.required("weight_map")
     guard map.isObject else { throw map.failure("an object of tensor names and file names") }
     var files: [MappedFile] = []
     var numbers: [String: Int] = [:]
-    var name = GrowableBuffer<UInt8>()
+    var name = GrowableBuffer<UInt8>(table.context)
     for (key, value) in map.members {
       let shard = try value.string()
       if numbers[shard] == nil {

@@ -1,7 +1,7 @@
 // Writes a small safetensors file, all or nothing. It refuses tensors whose bytes do not match their shape, and
 // leaves the order of the data to the format's rule: larger elements first, so that every tensor is aligned.
 
-import TamisRuntime
+package import TamisRuntime
 
 package struct TensorToWrite {
   package let name: String
@@ -20,10 +20,11 @@ package struct TensorToWrite {
 package enum SafetensorsWriter {
   /// `metadata` are the format's free texts; names must be unique.
   package static func write(
-    _ tensors: [TensorToWrite], metadata: [(key: String, value: String)] = [], to path: String
+    _ tensors: [TensorToWrite], metadata: [(key: String, value: String)] = [], to path: String,
+    _ context: Context = .unmetered
   ) throws(TamisError) {
     let ordered = tensors.sorted { ($1.type.bytes, $0.name) < ($0.type.bytes, $1.name) }
-    let header = try header(of: ordered, metadata: metadata)
+    let header = try header(of: ordered, metadata: metadata, context)
     var file = try AtomicFile(path)
     var length = UInt64(header.count).littleEndian
     try withUnsafeBytes(of: &length) { bytes throws(TamisError) in try file.write(bytes) }
@@ -33,9 +34,9 @@ package enum SafetensorsWriter {
   }
 
   private static func header(
-    of tensors: [TensorToWrite], metadata: [(key: String, value: String)]
+    of tensors: [TensorToWrite], metadata: [(key: String, value: String)], _ context: Context
   ) throws(TamisError) -> GrowableBuffer<UInt8> {
-    var text = JSONText()
+    var text = JSONText(context)
     try text.raw("{")
     var separator = ""
     if !metadata.isEmpty {
@@ -80,9 +81,9 @@ package enum SafetensorsWriter {
 
 /// JSON text under construction.
 package struct JSONText: ~Copyable {
-  private var bytes = GrowableBuffer<UInt8>()
+  private var bytes: GrowableBuffer<UInt8>
 
-  package init() {}
+  package init(_ context: Context) { bytes = GrowableBuffer(context) }
 
   package mutating func raw(_ text: String) throws(TamisError) {
     for byte in text.utf8 { try bytes.append(byte) }

@@ -15,10 +15,19 @@ struct TensorRecord: BitwiseCopyable {
 }
 
 struct TensorTable: ~Copyable, Sendable {
-  private(set) var records = GrowableBuffer<TensorRecord>()
-  private var names = GrowableBuffer<UInt8>()
-  private var shapes = GrowableBuffer<Int>()
-  private var slots = GrowableBuffer<UInt32>()  // hash table: record index + 1
+  private(set) var records: GrowableBuffer<TensorRecord>
+  private var names: GrowableBuffer<UInt8>
+  private var shapes: GrowableBuffer<Int>
+  private var slots: GrowableBuffer<UInt32>  // hash table: record index + 1
+
+  init(_ context: Context) {
+    records = GrowableBuffer(context)
+    names = GrowableBuffer(context)
+    shapes = GrowableBuffer(context)
+    slots = GrowableBuffer(context)
+  }
+
+  var context: Context { records.context }
 
   func name(of record: TensorRecord) -> UnsafeBufferPointer<UInt8> {
     guard record.nameStart &+ record.nameLength <= names.count else { return UnsafeBufferPointer(start: nil, count: 0) }
@@ -99,7 +108,7 @@ struct TensorTable: ~Copyable, Sendable {
   /// The tensors of one file must cover its data exactly once.
   private func checkTiling(from first: Int, path: String, dataStart: Int, fileLength: Int) throws(TamisError) {
     let added = records.elements[first...]
-    var order = GrowableBuffer<UInt32>()
+    var order = GrowableBuffer<UInt32>(context)
     for index in added.indices { try order.append(UInt32(truncatingIfNeeded: index)) }
     var sorted = order.mutableElements
     sorted.sort { left, right in

@@ -10,25 +10,29 @@
 // pre-tokenizers and decoders that are not byte-level. The file's `truncation` and `padding` are not applied: a
 // runtime must not shorten a prompt silently.
 // One deliberate difference: an added token decodes to its content; `tokenizers` sends it through the byte alphabet
-// as well, which turns an added "é" into a broken byte.
+// as well, which turns the "é" of an added "née" into a broken byte.
 
-import TamisRuntime
+package import TamisRuntime
 
 package final class Tokenizer: Sendable {
   package static let textLimit = 1 << 30  // bytes in one call
 
+  private let context: Context
   private let tables: TokenTables
   private let preTokenizer: PreTokenizer
   private let ignoresMerges: Bool
   private let prefix: [Int32]
   private let suffix: [Int32]
 
-  package convenience init(path: String) throws(TamisError) { try self.init(JSONDocument(path: path)) }
+  package convenience init(path: String, _ context: Context = .unmetered) throws(TamisError) {
+    try self.init(JSONDocument(path: path, context), context)
+  }
 
-  package init(_ document: JSONDocument) throws(TamisError) {
-    var loader = TokenizerLoader()
+  package init(_ document: JSONDocument, _ context: Context = .unmetered) throws(TamisError) {
+    self.context = context
+    var loader = TokenizerLoader(context)
     try loader.load(document.root)
-    preTokenizer = try PreTokenizer(document.root.required("pre_tokenizer"))
+    preTokenizer = try PreTokenizer(document.root.required("pre_tokenizer"), context)
     ignoresMerges = loader.ignoresMerges
     prefix = loader.prefix
     suffix = loader.suffix
@@ -75,7 +79,7 @@ package final class Tokenizer: Sendable {
       if UTF8Text.firstInvalid(text) == nil {
         try encodeValid(text, options, into: &ids)
       } else {
-        var repaired = GrowableBuffer<UInt8>()
+        var repaired = GrowableBuffer<UInt8>(context)
         try UTF8Text.appendRepaired(text, to: &repaired)
         try encodeValid(UnsafeRawBufferPointer(repaired.elements), options, into: &ids)
       }
@@ -87,9 +91,9 @@ package final class Tokenizer: Sendable {
   }
 
   package func encode(_ text: String, _ options: EncodingOptions = EncodingOptions()) throws(TamisError) -> [Int32] {
-    var bytes = GrowableBuffer<UInt8>()
+    var bytes = GrowableBuffer<UInt8>(context)
     for byte in text.utf8 { try bytes.append(byte) }
-    var ids = GrowableBuffer<Int32>()
+    var ids = GrowableBuffer<Int32>(context)
     try encode(UnsafeRawBufferPointer(bytes.elements), options, into: &ids)
     return Array(ids.elements)
   }
@@ -98,7 +102,7 @@ package final class Tokenizer: Sendable {
     _ text: UnsafeRawBufferPointer, _ options: EncodingOptions, into ids: inout GrowableBuffer<Int32>
   ) throws(TamisError) {
     try text.withMemoryRebound(to: UInt8.self) { text throws(TamisError) in
-      var encoder = try PieceEncoder(length: text.count, cached: !preTokenizer.addsPrefixSpace)
+      var encoder = try PieceEncoder(length: text.count, cached: !preTokenizer.addsPrefixSpace, context)
       var outer = AddedTokenScanner(treatSpecialAsText: options.treatsSpecialAsText)
       while let section = outer.next(tables.added, in: text) {
         switch section {
@@ -123,7 +127,7 @@ package final class Tokenizer: Sendable {
     _ text: UnsafeBufferPointer<UInt8>, _ encoder: inout PieceEncoder, into ids: inout GrowableBuffer<Int32>
   ) throws(TamisError) {
     if preTokenizer.addsPrefixSpace, let first = text.first, first != UInt8(ascii: " ") {
-      var spaced = GrowableBuffer<UInt8>()
+      var spaced = GrowableBuffer<UInt8>(context)
       try spaced.append(UInt8(ascii: " "))
       try spaced.append(contentsOf: text)
       try split(spaced.elements, at: 0, &encoder, into: &ids)
@@ -196,9 +200,9 @@ package final class Tokenizer: Sendable {
 
 /// Text that arrives token by token: whole characters are handed on, an unfinished one waits for its rest.
 package struct TextStream: ~Copyable {
-  private var held = GrowableBuffer<UInt8>()
+  private var held: GrowableBuffer<UInt8>
 
-  package init() {}
+  package init(_ context: Context) { held = GrowableBuffer(context) }
 
   /// Appends to `out` what is complete after `bytes`. Bytes that can never become valid are passed on as they are.
   package mutating func push(

@@ -5,20 +5,32 @@ import TamisRuntime
 
 /// What a tokenizer looks tokens up in.
 struct TokenTables: ~Copyable, Sendable {
-  var vocabulary = Vocabulary()
-  var added = AddedTokens()  // found in the text as it is
-  var addedNormalized = AddedTokens()  // found in what the others leave
+  var vocabulary: Vocabulary
+  var added: AddedTokens  // found in the text as it is
+  var addedNormalized: AddedTokens  // found in what the others leave
+
+  init(_ context: Context) {
+    vocabulary = Vocabulary(context)
+    added = AddedTokens(context)
+    addedNormalized = AddedTokens(context)
+  }
 }
 
 struct TokenizerLoader: ~Copyable {
-  private var tables = TokenTables()
+  private var tables: TokenTables
   private(set) var ignoresMerges = false
   private(set) var prefix: [Int32] = []
   private(set) var suffix: [Int32] = []
-  private var text = GrowableBuffer<UInt8>()
-  private var result = GrowableBuffer<UInt8>()
+  private var text: GrowableBuffer<UInt8>
+  private var result: GrowableBuffer<UInt8>
 
   private static let surroundingLimit = 64
+
+  init(_ context: Context) {
+    tables = TokenTables(context)
+    text = GrowableBuffer(context)
+    result = GrowableBuffer(context)
+  }
 
   consuming func takeTables() -> TokenTables { tables }
 

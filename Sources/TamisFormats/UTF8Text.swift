@@ -1,7 +1,7 @@
 // UTF-8 as bytes: validation, repair, and holding back the unfinished character of a stream.
 // It refuses nothing: what is invalid is located or replaced, and the caller decides.
 
-import TamisRuntime
+package import TamisRuntime
 
 package enum UTF8Text {
   /// What starts at a position: a whole character, or the longest prefix of one that could have become valid

@@ -20,15 +20,20 @@ struct Vocabulary: ~Copyable, Sendable {
   }
   private static let noPair = UInt64.max
 
-  private var text = GrowableBuffer<UInt8>()  // all contents, as the file writes them
-  private var entries = GrowableBuffer<Entry>()  // by id
-  private var slots = GrowableBuffer<UInt32>()  // hash table: id + 1
+  private var text: GrowableBuffer<UInt8>  // all contents, as the file writes them
+  private var entries: GrowableBuffer<Entry>  // by id
+  private var slots: GrowableBuffer<UInt32>  // hash table: id + 1
   private var used = 0
-  private var merges = GrowableBuffer<Merge>()  // hash table
-  private var byteIDs = GrowableBuffer<Int32>()  // by byte; -1: none
+  private var merges: GrowableBuffer<Merge>  // hash table
+  private var byteIDs: GrowableBuffer<Int32>  // by byte; -1: none
   private let seed: UInt64
 
-  init() {
+  init(_ context: Context) {
+    text = GrowableBuffer(context)
+    entries = GrowableBuffer(context)
+    slots = GrowableBuffer(context)
+    merges = GrowableBuffer(context)
+    byteIDs = GrowableBuffer(context)
     var hasher = Hasher()
     hasher.combine(0)
     seed = UInt64(bitPattern: Int64(hasher.finalize())) | 1
@@ -116,7 +121,7 @@ struct Vocabulary: ~Copyable, Sendable {
 
   /// Finds the tokens of the single bytes, once the vocabulary is complete.
   mutating func indexBytes() throws(TamisError) {
-    var character = GrowableBuffer<UInt8>()
+    var character = GrowableBuffer<UInt8>(text.context)
     for byte in UInt8.min...UInt8.max {
       character.truncate(to: 0)
       if let scalar = Unicode.Scalar(ByteAlphabet.character(of: byte)) { try UTF8Text.append(scalar, to: &character) }

@@ -24,13 +24,13 @@ func bytes(hex: String) -> [UInt8] {
 
 extension Tokenizer {
   func ids(_ text: [UInt8], _ options: EncodingOptions = EncodingOptions()) throws -> [Int32] {
-    var ids = GrowableBuffer<Int32>()
+    var ids = GrowableBuffer<Int32>(.unmetered)
     try text.withUnsafeBytes { try encode($0, options, into: &ids) }
     return Array(ids.elements)
   }
 
   func bytes(_ ids: [Int32], skipsSpecial: Bool = false) throws -> [UInt8] {
-    var out = GrowableBuffer<UInt8>()
+    var out = GrowableBuffer<UInt8>(.unmetered)
     try ids.withUnsafeBufferPointer { try decode($0, skipsSpecial: skipsSpecial, into: &out) }
     return Array(out.elements)
   }
