@@ -11,6 +11,11 @@
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")))
 #define INLINE TARGET static inline
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 INLINE __mmask16 first_lanes(int64_t lanes) { return (__mmask16)(lanes >= 16 ? 0xffff : (1u << lanes) - 1); }
 
@@ -40,9 +45,9 @@ INLINE __m256i narrow_bf16(__m512 x) {
   return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), nan, quiet));
 }
 
-/* For finite x. */
-INLINE __m128i narrow_e4m3(__m512 x) {
-  const __m512 magnitude = _mm512_min_ps(_mm512_abs_ps(x), _mm512_set1_ps(TK_E4M3_LARGEST));
+/* Codes in 32-bit lanes, for |x| < 464: a quotient by its row's scale is at most 448 and a rounding error. */
+INLINE __m512i e4m3_codes(__m512 x) {
+  const __m512 magnitude = _mm512_abs_ps(x);
   const __m512i bits = _mm512_castps_si512(magnitude);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
   const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7ffff - (120 << 23))), odd);
@@ -52,13 +57,21 @@ INLINE __m128i narrow_e4m3(__m512 x) {
   const __m512i code = _mm512_mask_sub_epi32(_mm512_srli_epi32(sum, 20), small, shifted,
                                              _mm512_castps_si512(_mm512_set1_ps(0x1p14f)));
   const __m512i sign = _mm512_srli_epi32(_mm512_castps_si512(x), 24);
-  /* code | (sign & 0x80) */
-  return _mm512_cvtepi32_epi8(_mm512_ternarylogic_epi32(code, sign, _mm512_set1_epi32(0x80), 0xf8));
+  return _mm512_ternarylogic_epi32(code, sign, _mm512_set1_epi32(0x80), 0xf8); /* code | (sign & 0x80) */
 }
 
-INLINE __m128i narrow_i8(__m512 x) {
+/* A scale may be subnormal and then too small: the codes are limited. */
+INLINE __m512i i8_codes(__m512 x) {
   const __m512i code = _mm512_cvtps_epi32(x);
-  return _mm512_cvtsepi32_epi8(_mm512_max_epi32(code, _mm512_set1_epi32(-127)));
+  return _mm512_min_epi32(_mm512_max_epi32(code, _mm512_set1_epi32(-127)), _mm512_set1_epi32(127));
+}
+
+/* The low bytes of four vectors of 32-bit codes, in order; `integers`: signed bytes. */
+INLINE __m512i pack_codes(const __m512i *code, const int integers) {
+  const __m512i first = integers ? _mm512_packs_epi32(code[0], code[1]) : _mm512_packus_epi32(code[0], code[1]);
+  const __m512i second = integers ? _mm512_packs_epi32(code[2], code[3]) : _mm512_packus_epi32(code[2], code[3]);
+  const __m512i bytes = integers ? _mm512_packs_epi16(first, second) : _mm512_packus_epi16(first, second);
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
 }
 
 /* -- rows without scales ----------------------------------------------------------------------------------- */
@@ -137,12 +150,42 @@ TARGET void tk_avx512_bf16_from_i8(const int8_t *x, const float *scale, int64_t 
 
 INLINE uint32_t largest_magnitude(const float *x, int64_t n) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest = _mm512_setzero_si512();
-  for (int64_t i = 0; i < n; i += 16) {
-    const __m512i bits = _mm512_maskz_loadu_epi32(first_lanes(n - i), x + i);
-    largest = _mm512_max_epu32(largest, _mm512_and_si512(bits, magnitude));
+  __m512i even = _mm512_setzero_si512(), odd = even;
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    even = _mm512_max_epu32(even, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+    odd = _mm512_max_epu32(odd, _mm512_and_si512(_mm512_loadu_si512(x + i + 16), magnitude));
   }
-  return _mm512_reduce_max_epu32(largest);
+  for (; i < n; i += 16) {
+    const __m512i bits = _mm512_maskz_loadu_epi32(first_lanes(n - i), x + i);
+    even = _mm512_max_epu32(even, _mm512_and_si512(bits, magnitude));
+  }
+  return _mm512_reduce_max_epu32(_mm512_max_epu32(even, odd));
+}
+
+/* x / scale as codes; `exact`: the reciprocal is a power of two and stands for the division. */
+INLINE __m512i codes_of(__m512 x, const int integers, int exact, __m512 scale, __m512 reciprocal) {
+  const __m512 quotient = exact ? _mm512_mul_ps(x, reciprocal) : _mm512_div_ps(x, scale);
+  return integers ? i8_codes(quotient) : e4m3_codes(quotient);
+}
+
+INLINE void quantise(const float *x, const int integers, const int exact, float scale, int64_t n, void *codes) {
+  const __m512 divisor = _mm512_set1_ps(scale), factor = _mm512_set1_ps(exact ? tk_pow2_reciprocal(scale) : 0);
+  uint8_t *y = codes;
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    __m512i code[4];
+    code[0] = codes_of(_mm512_loadu_ps(x + i), integers, exact, divisor, factor);
+    code[1] = codes_of(_mm512_loadu_ps(x + i + 16), integers, exact, divisor, factor);
+    code[2] = codes_of(_mm512_loadu_ps(x + i + 32), integers, exact, divisor, factor);
+    code[3] = codes_of(_mm512_loadu_ps(x + i + 48), integers, exact, divisor, factor);
+    _mm512_storeu_si512(y + i, pack_codes(code, integers));
+  }
+  for (; i < n; i += 16) {
+    const __mmask16 lanes = first_lanes(n - i);
+    const __m512i code = codes_of(_mm512_maskz_loadu_ps(lanes, x + i), integers, exact, divisor, factor);
+    _mm_mask_storeu_epi8(y + i, lanes, _mm512_cvtepi32_epi8(code));
+  }
 }
 
 TARGET float tk_avx512_e4m3_from_f32(const float *x, int64_t n, int32_t pow2, uint8_t *y) {
@@ -152,13 +195,10 @@ TARGET float tk_avx512_e4m3_from_f32(const float *x, int64_t n, int32_t pow2, ui
     return __builtin_nanf("");
   }
   const float scale = tk_e4m3_scale(largest, pow2);
-  const __m512 divisor = _mm512_set1_ps(scale), factor = _mm512_set1_ps(tk_pow2_reciprocal(scale));
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 values = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __m512 quotient = pow2 ? _mm512_mul_ps(values, factor) : _mm512_div_ps(values, divisor);
-    _mm_mask_storeu_epi8(y + i, lanes, narrow_e4m3(quotient));
-  }
+  if (pow2)
+    quantise(x, 0, 1, scale, n, y);
+  else
+    quantise(x, 0, 0, scale, n, y);
   return scale;
 }
 
@@ -169,12 +209,7 @@ TARGET float tk_avx512_i8_from_f32(const float *x, int64_t n, int8_t *y) {
     return __builtin_nanf("");
   }
   const float scale = tk_i8_scale(largest);
-  const __m512 divisor = _mm512_set1_ps(scale);
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 quotient = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, x + i), divisor);
-    _mm_mask_storeu_epi8(y + i, lanes, narrow_i8(quotient));
-  }
+  quantise(x, 1, 0, scale, n, y);
   return scale;
 }
 
@@ -192,14 +227,14 @@ INLINE __m512 rotate_lanes(__m512 x) {
 /* All stages of `vectors` (1, 2, 4 or 8) registers, then the norm. */
 INLINE void rotate_group(float *x, const int vectors, __m512 norm) {
   __m512 v[8];
-  for (int i = 0; i < vectors; i++) v[i] = rotate_lanes(_mm512_loadu_ps(x + 16 * i));
-  for (int half = 1; half < vectors; half *= 2)
-    for (int i = 0; i < vectors; i++) {
+  UNROLL for (int i = 0; i < vectors; i++) v[i] = rotate_lanes(_mm512_loadu_ps(x + 16 * i));
+  UNROLL for (int half = 1; half < vectors; half *= 2)
+    UNROLL for (int i = 0; i < vectors; i++) {
       if (i & half) continue;
       const __m512 a = v[i], b = v[i + half];
       v[i] = _mm512_add_ps(a, b), v[i + half] = _mm512_sub_ps(a, b);
     }
-  for (int i = 0; i < vectors; i++) _mm512_storeu_ps(x + 16 * i, _mm512_mul_ps(v[i], norm));
+  UNROLL for (int i = 0; i < vectors; i++) _mm512_storeu_ps(x + 16 * i, _mm512_mul_ps(v[i], norm));
 }
 
 /* One stage over memory, times `factor` (the norm in the last stage, 1 before). */
