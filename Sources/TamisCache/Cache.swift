@@ -40,31 +40,34 @@ package final class Cache: @unchecked Sendable {
 
   // MARK: Pages
 
-  func makePage() throws(TamisError) -> Page {
+  /// Counts `pages` more as in use, all or none; each is then made with makePage or given up with unreserve.
+  func reserve(_ pages: Int) throws(TamisError) {
     var held = pagesInUse.load(ordering: .relaxed)
     while true {
-      guard held < maxPages else {
-        throw TamisError(.full, "cache: all \(maxPages) pages of max_tokens \(options.maxTokens) are in use")
+      guard pages <= maxPages &- held else {
+        throw TamisError(
+          .full, "cache: \(pages) pages on top of \(held) exceed max_tokens \(options.maxTokens)")
       }
-      let (done, seen) = pagesInUse.weakCompareExchange(expected: held, desired: held &+ 1, ordering: .relaxed)
-      if done { break }
+      let (done, seen) = pagesInUse.weakCompareExchange(expected: held, desired: held &+ pages, ordering: .relaxed)
+      if done { return }
       held = seen
     }
-    do {
-      return Page(fresh: try context.allocate(bytes: layout.pageBytes, what: "cache page"))
-    } catch {
-      pagesInUse.wrappingSubtract(1, ordering: .relaxed)
-      throw error
-    }
+  }
+
+  func unreserve(_ pages: Int) { pagesInUse.wrappingSubtract(pages, ordering: .relaxed) }
+
+  /// A reserved page that only the caller holds.
+  func makePage() throws(TamisError) -> Page {
+    Page(fresh: try context.allocate(bytes: layout.pageBytes, what: "cache page"))
   }
 
   func release(_ page: Page) {
     guard page.releaseIsLast() else { return }
     context.release(page.memory, bytes: layout.pageBytes)
-    pagesInUse.wrappingSubtract(1, ordering: .relaxed)
+    unreserve(1)
   }
 
-  /// A page that only the caller holds, with the first `rows` rows of a shared one.
+  /// A reserved page with the first `rows` rows of a shared one.
   func copy(of page: Page, rows: Int) throws(TamisError) -> Page {
     let fresh = try makePage()
     layout.copy(from: page, to: fresh, rows: rows)

@@ -135,12 +135,22 @@ package final class TokenSequence: @unchecked Sendable {
     }
     guard added > 0 else { return }
     let end = count &+ added
+    let new = layout.pages(count)..<layout.pages(end)
+    let copiesTail = tailIsShared
+    let reserved = new.count &+ (copiesTail ? 1 : 0)
+    try cache.reserve(reserved)
     let old = entry.pointee.ledger
-    let ledger = try roomFor(pages: layout.pages(end), tokens: count)
+    let ledger: Ledger
+    do {
+      ledger = try roomFor(pages: new.upperBound, tokens: count)
+    } catch {
+      cache.unreserve(reserved)
+      throw error
+    }
     let isNew = ledger.memory != old?.memory
     let tail: Page?
     do {
-      tail = try makePages(ledger, layout.pages(count)..<layout.pages(end))
+      tail = try makePages(ledger, new, copiesTail: copiesTail)
     } catch {
       if isNew { cache.context.release(ledger.memory, bytes: ledger.bytes) }
       throw error
@@ -165,21 +175,25 @@ package final class TokenSequence: @unchecked Sendable {
     return larger
   }
 
-  /// Fills table places that nobody reads yet with new pages; where the half-filled last page is shared, returns a
-  /// page to take its place.
-  private func makePages(_ ledger: Ledger, _ new: Range<Int>) throws(TamisError) -> Page? {
+  /// Is the last page half filled and held by another sequence too?
+  private var tailIsShared: Bool {
+    guard let ledger = entry.pointee.ledger, count % layout.pageTokens != 0 else { return false }
+    return Page(ledger.table[count / layout.pageTokens]).isShared
+  }
+
+  /// Fills table places that nobody reads yet with reserved pages; returns one to take the place of a shared tail.
+  private func makePages(_ ledger: Ledger, _ new: Range<Int>, copiesTail: Bool) throws(TamisError) -> Page? {
     var made = new.lowerBound
     do {
       while made < new.upperBound {
         ledger.table[made] = UnsafeRawPointer(try cache.makePage().memory)
         made &+= 1
       }
-      let rows = count % layout.pageTokens
-      guard rows > 0 else { return nil }
-      let last = Page(ledger.table[new.lowerBound &- 1])
-      return last.isShared ? try cache.copy(of: last, rows: rows) : nil
+      guard copiesTail else { return nil }
+      return try cache.copy(of: Page(ledger.table[count / layout.pageTokens]), rows: count % layout.pageTokens)
     } catch {
       for page in new.lowerBound..<made { cache.release(Page(ledger.table[page])) }
+      cache.unreserve(new.upperBound &- made &+ (copiesTail ? 1 : 0))
       throw error
     }
   }
@@ -224,10 +238,20 @@ package final class TokenSequence: @unchecked Sendable {
       let page = Page(ledger.table[number])
       guard page.isShared else { continue }
       let rows = min(layout.pageTokens, count &- number &* layout.pageTokens)
-      ledger.table[number] = UnsafeRawPointer(try cache.copy(of: page, rows: rows).memory)
+      ledger.table[number] = UnsafeRawPointer(try ownCopy(of: page, rows: rows).memory)
       cache.release(page)
     }
     body()
+  }
+
+  private func ownCopy(of page: Page, rows: Int) throws(TamisError) -> Page {
+    try cache.reserve(1)
+    do {
+      return try cache.copy(of: page, rows: rows)
+    } catch {
+      cache.unreserve(1)
+      throw error
+    }
   }
 
   /// Where the pages are; nil before the first token.
