@@ -1,11 +1,12 @@
 // PCRE2 for the splits of a tokenizer. A compiled pattern is shared by all threads; what a search writes to belongs to
 // one matcher. It refuses patterns that PCRE2 does not know, and searches that take more steps than a budget
-// proportional to the text, so that no pattern runs exponentially. (PCRE2's own limit counts anew at each start
-// position, so a pattern may stay below it everywhere and still take quadratic time; and it does not count the characters
-// that a possessive repetition takes, which is why PCRE2 may not make repetitions possessive by itself.)
+// proportional to the text. PCRE2's own limit counts anew at each start position, so a pattern could stay below it
+// everywhere and still take quadratic time. It does not count the characters that a possessive repetition takes:
+// therefore PCRE2 may not make repetitions possessive by itself, and a file whose pattern is written with one can cost
+// quadratic time, never more.
 //
-// No just-in-time compilation: it would need executable memory in the host's process, and tokenizing is a thousandth
-// of prefill either way.
+// No just-in-time compilation: it would need executable memory in the host's process, and without it the text of a whole
+// context is cut in a fraction of a second.
 
 import CPCRE2
 import TamisRuntime
@@ -25,7 +26,8 @@ final class Regex: @unchecked Sendable {
     var error: Int32 = 0
     var offset = 0
     var pattern = pattern
-    let options = UInt32(PCRE2_UTF) | UInt32(PCRE2_UCP) | UInt32(PCRE2_NEVER_BACKSLASH_C) | UInt32(PCRE2_NO_AUTO_POSSESS)
+    let options =
+      UInt32(PCRE2_UTF) | UInt32(PCRE2_UCP) | UInt32(PCRE2_NEVER_BACKSLASH_C) | UInt32(PCRE2_NO_AUTO_POSSESS)
     let compiled = pattern.withUTF8 { pcre2_compile_8($0.baseAddress, $0.count, options, &error, &offset, settings) }
     guard let compiled else {
       if error == PCRE2_ERROR_HEAP_FAILED { throw RegexMemory.exhausted }

@@ -1,5 +1,5 @@
 // Byte-level BPE from a Hugging Face tokenizer.json: text to token ids and back, the same ids as the `tokenizers`
-// library. Read-only after loading, so one tokenizer serves all threads.
+// library makes. Read-only after loading, so one tokenizer serves all threads.
 //
 // Text goes in as bytes. Invalid UTF-8 is replaced by U+FFFD first (one for each maximal invalid part), exactly as
 // Python's `bytes.decode(errors="replace")` would before it calls `tokenizers`; the patterns are defined on characters
@@ -15,7 +15,7 @@
 package import TamisRuntime
 
 package final class Tokenizer: Sendable {
-  package static let textLimit = 1 << 30  // bytes in one call
+  package static let textLimit = 1 << 29  // bytes in one call; repaired, three times as many still count in 32 bits
 
   private let context: Context
   private let tables: TokenTables
@@ -161,7 +161,7 @@ package final class Tokenizer: Sendable {
   /// Appends the exact bytes of one token: `.argument` where no token has that id.
   package func appendBytes(of id: Int32, to out: inout GrowableBuffer<UInt8>) throws(TamisError) {
     guard let content = tables.vocabulary.content(of: id) else {
-      throw TamisError(.argument, "detokenize: no token has the id \(id); the vocabulary ends at \(tables.vocabulary.count)")
+      throw TamisError(.argument, "detokenize: no token has the id \(id); the vocabulary ends at \(vocabularySize)")
     }
     let before = out.count
     if !tables.vocabulary.isAdded(id), try appendAlphabetic(content, to: &out) { return }
@@ -205,9 +205,11 @@ package struct TextStream: ~Copyable {
   package init(_ context: Context) { held = GrowableBuffer(context) }
 
   /// Appends to `out` what is complete after `bytes`. Bytes that can never become valid are passed on as they are.
+  /// A failed call changes nothing.
   package mutating func push(
     _ bytes: UnsafeBufferPointer<UInt8>, into out: inout GrowableBuffer<UInt8>
   ) throws(TamisError) {
+    try out.reserve(Size.sum(out.count, held.count, bytes.count))
     try held.append(contentsOf: bytes)
     let ready = held.count &- UTF8Text.unfinishedTail(UnsafeRawBufferPointer(held.elements))
     try out.append(contentsOf: UnsafeBufferPointer(rebasing: held.elements[..<ready]))

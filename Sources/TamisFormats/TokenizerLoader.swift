@@ -97,7 +97,9 @@ struct TokenizerLoader: ~Copyable {
     try content.appendString(to: &text)
     guard text.count > 0 else { return }
     guard text.count <= 4096 else { throw content.failure("a token of at most 4096 bytes") }
-    guard !tables.vocabulary.isAdded(Int32(truncatingIfNeeded: id)) else { throw content.failure("each added token once") }
+    guard !tables.vocabulary.isAdded(Int32(truncatingIfNeeded: id)) else {
+      throw content.failure("each added token once")
+    }
     try tables.vocabulary.add(text.elements, id: id)
     let special = try token.member("special")?.bool() ?? false
     tables.vocabulary.markAdded(id, special: special)
@@ -186,7 +188,9 @@ struct TokenizerLoader: ~Copyable {
 
   private mutating func appendSurrounding(_ value: JSONValue, afterText: Bool) throws(TamisError) {
     let id = Int32(truncatingIfNeeded: try value.integer(in: 0...Vocabulary.idLimit &- 1))
-    guard tables.vocabulary.content(of: id) != nil, prefix.count &+ suffix.count < TokenizerLoader.surroundingLimit else {
+    guard tables.vocabulary.content(of: id) != nil,
+      prefix.count &+ suffix.count < TokenizerLoader.surroundingLimit
+    else {
       throw value.failure("the id of a token")
     }
     if afterText { suffix.append(id) } else { prefix.append(id) }
