@@ -22,12 +22,9 @@
 
 #include "../avx512/softmax.h"
 #include "../avx512/transpose.h"
-
-#define TK_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define TK_AMX_INLINE static inline __attribute__((always_inline)) TK_AMX
+#include "tiles.h"
 
 enum {
-  tile_bytes = 1024,
   key_block = 256,   /* keys of one softmax and one accumulation of output  */
   key_step = 32,     /* keys of a score step, depth of an output product    */
   group = 128,       /* columns sharing one preparation of keys and values  */
@@ -48,17 +45,17 @@ static size_t ceiling(int32_t n, int32_t by) { return ((size_t)n + (size_t)by - 
 
 /* One value panel or half a score panel of a block of `count` keys: one tile per 32 keys, and one line, so that
  * panels do not fall on the same cache sets. */
-static ptrdiff_t panel_bytes(int32_t count) { return (ptrdiff_t)ceiling(count, key_step) * tile_bytes + 64; }
+static ptrdiff_t panel_bytes(int32_t count) { return (ptrdiff_t)ceiling(count, key_step) * TK_TILE_BYTES + 64; }
 
 static workspace divide(int32_t columns, int32_t count, int32_t key_dim, int32_t value_dim, uintptr_t base) {
   const size_t panel = (size_t)panel_bytes(count < key_block ? count : key_block);
   const size_t tiles = ceiling(columns < group ? columns : group, 16);
   workspace w;
   size_t at = 0;
-  w.keys = (char *)(base + at), at += 2 * ceiling(key_dim, depth) * tile_bytes;
+  w.keys = (char *)(base + at), at += 2 * ceiling(key_dim, depth) * TK_TILE_BYTES;
   w.values = (char *)(base + at), at += 2 * ceiling(value_dim, 32) * panel;
   w.scores = (char *)(base + at), at += tiles * 2 * panel;
-  w.partial = (float *)(base + at), at += 4 * tile_bytes;
+  w.partial = (float *)(base + at), at += 4 * TK_TILE_BYTES;
   w.max = (float *)(base + at), at += group * sizeof(float);
   w.sum = (float *)(base + at), at += group * sizeof(float);
   w.factor = (float *)(base + at), at += group * sizeof(float);
@@ -68,7 +65,7 @@ static workspace divide(int32_t columns, int32_t count, int32_t key_dim, int32_t
 
 size_t tk_amx_attend_query_bytes(int32_t type, int32_t columns, int32_t key_dim) {
   if (type == TK_F32) return tk_avx512_attend_query_bytes(type, columns, key_dim);
-  return ceiling(columns, 16) * ceiling(key_dim, depth) * tile_bytes;
+  return ceiling(columns, 16) * ceiling(key_dim, depth) * TK_TILE_BYTES;
 }
 
 /* B tiles [columns / 16][key_dim / 32][pair of dimensions][16 columns][2]. */
@@ -78,7 +75,7 @@ void tk_amx_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_s
     tk_avx512_attend_pack_query(type, query, query_stride, columns, key_dim, packed);
     return;
   }
-  const ptrdiff_t column_tile = (ptrdiff_t)ceiling(key_dim, depth) * tile_bytes;
+  const ptrdiff_t column_tile = (ptrdiff_t)ceiling(key_dim, depth) * TK_TILE_BYTES;
   memset(packed, 0, tk_amx_attend_query_bytes(type, columns, key_dim));
   for (int32_t c = 0; c < columns; c++) {
     const char *row = (const char *)query + c * query_stride;
@@ -114,7 +111,7 @@ static TK_AMX void copy_keys(const void *const *rows, int32_t count, int32_t key
     char *to = tiles + ((ptrdiff_t)(k / 16) * steps * 16 + k % 16) * 64;
     const char *row = k < count ? rows[k] : NULL;
     const void *next = k + key_step < count ? rows[k + key_step] : NULL;
-    for (int32_t s = 0; s < steps; s++, to += tile_bytes) {
+    for (int32_t s = 0; s < steps; s++, to += TK_TILE_BYTES) {
       __m512i x = _mm512_setzero_si512();
       if (row != NULL) {
         x = s + 1 < steps ? _mm512_loadu_si512(row + s * 64) : _mm512_maskz_loadu_epi16(last, row + s * 64);
@@ -157,31 +154,31 @@ static TK_AMX void fetch_first(const void *const *rows, int32_t count, int32_t d
  * [32 keys, 16] float of one or two column tiles, `next` bytes apart in scores and `column_tile` in packed.  */
 TK_AMX_INLINE void score_tiles(const int pairs, const char *keys, const char *packed, ptrdiff_t column_tile,
                                int32_t steps, char *scores, ptrdiff_t next) {
-  const char *second = keys + (ptrdiff_t)steps * tile_bytes;
-  _tile_zero(0);
-  _tile_zero(1);
+  const char *second = keys + (ptrdiff_t)steps * TK_TILE_BYTES;
+  tk_tile_zero(0);
+  tk_tile_zero(1);
   if (pairs == 2) {
-    _tile_zero(2);
-    _tile_zero(3);
+    tk_tile_zero(2);
+    tk_tile_zero(3);
   }
   for (int32_t s = 0; s < steps; s++) {
-    const ptrdiff_t at = (ptrdiff_t)s * tile_bytes;
-    _tile_loadd(6, packed + at, 64);
-    _tile_loadd(4, keys + at, 64);
-    _tile_loadd(5, second + at, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 5, 6);
+    const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
+    tk_tile_load(6, packed + at, 64);
+    tk_tile_load(4, keys + at, 64);
+    tk_tile_load(5, second + at, 64);
+    tk_tile_multiply(0, 0, 4, 6);
+    tk_tile_multiply(0, 1, 5, 6);
     if (pairs == 2) {
-      _tile_loadd(7, packed + column_tile + at, 64);
-      _tile_dpbf16ps(2, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
+      tk_tile_load(7, packed + column_tile + at, 64);
+      tk_tile_multiply(0, 2, 4, 7);
+      tk_tile_multiply(0, 3, 5, 7);
     }
   }
-  _tile_stored(0, scores, 64);
-  _tile_stored(1, scores + tile_bytes, 64);
+  tk_tile_store(0, scores, 64);
+  tk_tile_store(1, scores + TK_TILE_BYTES, 64);
   if (pairs == 2) {
-    _tile_stored(2, scores + next, 64);
-    _tile_stored(3, scores + next + tile_bytes, 64);
+    tk_tile_store(2, scores + next, 64);
+    tk_tile_store(3, scores + next + TK_TILE_BYTES, 64);
   }
 }
 
@@ -190,13 +187,13 @@ static TK_AMX void score_block(const char *packed, int32_t tiles, int32_t key_di
                                const void *const *key_rows, const void *const *value_rows, int32_t count,
                                int32_t beyond, const workspace *w) {
   const int32_t steps = (int32_t)ceiling(key_dim, depth), key_steps = (int32_t)ceiling(count, key_step);
-  const ptrdiff_t column_tile = (ptrdiff_t)steps * tile_bytes, panel = panel_bytes(count);
+  const ptrdiff_t column_tile = (ptrdiff_t)steps * TK_TILE_BYTES, panel = panel_bytes(count);
   const int fetch = key_rows[0] != value_rows[0];
   for (int32_t k = 0; k < key_steps; k++) {
     const int32_t begin = k * key_step, left = beyond - begin;
-    char *scores = w->scores + 2 * (ptrdiff_t)k * tile_bytes;
+    char *scores = w->scores + 2 * (ptrdiff_t)k * TK_TILE_BYTES;
     copy_keys(key_rows + begin, left, key_dim, w->keys);
-    interleave_values(value_rows + begin, left, fetch, value_dim, panel, w->values + (ptrdiff_t)k * tile_bytes);
+    interleave_values(value_rows + begin, left, fetch, value_dim, panel, w->values + (ptrdiff_t)k * TK_TILE_BYTES);
     int32_t t = 0;
     for (; t + 2 <= tiles; t += 2) {
       score_tiles(2, w->keys, packed + t * column_tile, column_tile, steps, scores + 2 * t * panel, 2 * panel);
@@ -215,7 +212,7 @@ static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float 
   const __m512 old = _mm512_load_ps(max), now = tk_avx512_block_max(s, 16, count, scale, old);
   const __m512 from = tk_avx512_softmax_origin(now), by = tk_avx512_exp(_mm512_sub_ps(old, from));
   __m512 total = _mm512_setzero_ps();
-  for (int32_t k = 0; k < count; k += key_step, s += key_step * 16, scores += tile_bytes) {
+  for (int32_t k = 0; k < count; k += key_step, s += key_step * 16, scores += TK_TILE_BYTES) {
     __m512i pair[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
@@ -240,16 +237,16 @@ static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float 
 TK_AMX_INLINE void output_products(const int tiles, const char *p, ptrdiff_t next_p, const char *values,
                                    ptrdiff_t panel, int32_t steps) {
   for (int32_t s = 0; s < steps; s++) {
-    const ptrdiff_t at = (ptrdiff_t)s * tile_bytes;
-    _tile_loadd(4, p + at, 64);
-    _tile_loadd(6, values + at, 64);
-    _tile_loadd(7, values + panel + at, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
+    const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
+    tk_tile_load(4, p + at, 64);
+    tk_tile_load(6, values + at, 64);
+    tk_tile_load(7, values + panel + at, 64);
+    tk_tile_multiply(0, 0, 4, 6);
+    tk_tile_multiply(0, 1, 4, 7);
     if (tiles == 2) {
-      _tile_loadd(5, p + next_p + at, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      tk_tile_load(5, p + next_p + at, 64);
+      tk_tile_multiply(0, 2, 5, 6);
+      tk_tile_multiply(0, 3, 5, 7);
     }
   }
 }
@@ -276,10 +273,10 @@ static TK_AMX __mmask16 live_elements(int32_t left) { return left >= 16 ? 0xffff
 static TK_AMX void begin_output(place to, int first, int32_t columns, int32_t left, const float *out,
                                 ptrdiff_t value_dim) {
   if (first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    tk_tile_zero(0);
+    tk_tile_zero(1);
+    tk_tile_zero(2);
+    tk_tile_zero(3);
     return;
   }
   if (to.at != out) {
@@ -289,17 +286,17 @@ static TK_AMX void begin_output(place to, int first, int32_t columns, int32_t le
       }
     }
   }
-  _tile_loadd(0, to.at, to.row * 4);
-  _tile_loadd(1, to.at + 16, to.row * 4);
-  _tile_loadd(2, to.at + 16 * to.row, to.row * 4);
-  _tile_loadd(3, to.at + 16 * to.row + 16, to.row * 4);
+  tk_tile_load(0, to.at, to.row * 4);
+  tk_tile_load(1, to.at + 16, to.row * 4);
+  tk_tile_load(2, to.at + 16 * to.row, to.row * 4);
+  tk_tile_load(3, to.at + 16 * to.row + 16, to.row * 4);
 }
 
 static TK_AMX void end_output(place to, int32_t columns, int32_t left, float *out, ptrdiff_t value_dim) {
-  _tile_stored(0, to.at, to.row * 4);
-  _tile_stored(1, to.at + 16, to.row * 4);
-  _tile_stored(2, to.at + 16 * to.row, to.row * 4);
-  _tile_stored(3, to.at + 16 * to.row + 16, to.row * 4);
+  tk_tile_store(0, to.at, to.row * 4);
+  tk_tile_store(1, to.at + 16, to.row * 4);
+  tk_tile_store(2, to.at + 16 * to.row, to.row * 4);
+  tk_tile_store(3, to.at + 16 * to.row + 16, to.row * 4);
   if (to.at == out) return;
   for (int32_t c = 0; c < columns && c < 32; c++, out += value_dim) {
     for (int32_t e = 0; e < left && e < 32; e += 16) {
@@ -364,7 +361,7 @@ TK_AMX void tk_amx_attend_chunk(int32_t type, const void *packed, int32_t column
   const workspace w = divide(columns, count, key_dim, value_dim, (uintptr_t)scratch);
   for (int32_t c = 0; c < columns; c += group) {
     const int32_t n = columns - c < group ? columns - c : group;
-    attend_group((const char *)packed + (ptrdiff_t)(c / 16) * (ptrdiff_t)ceiling(key_dim, depth) * tile_bytes, n,
+    attend_group((const char *)packed + (ptrdiff_t)(c / 16) * (ptrdiff_t)ceiling(key_dim, depth) * TK_TILE_BYTES, n,
                  key_dim, value_dim, key_rows, value_rows, count, scale, out + (ptrdiff_t)c * value_dim, &w);
     memcpy(max + c, w.max, (size_t)n * sizeof(float));
     memcpy(sum + c, w.sum, (size_t)n * sizeof(float));

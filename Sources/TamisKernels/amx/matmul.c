@@ -13,12 +13,9 @@
 #include <immintrin.h>
 
 #include "../avx512/transpose.h"
-
-#define TK_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq")))
-#define TK_AMX_INLINE static inline __attribute__((always_inline)) TK_AMX
+#include "tiles.h"
 
 enum {
-  tile_bytes = 1024,
   depth = 32,          /* inputs of one product                                */
   few_rows = 32,       /* up to here w is read where it lies                   */
   most_rows = 256,     /* rows of x, outputs of w and inputs taken at a time   */
@@ -44,13 +41,13 @@ static int32_t input_block(int32_t rows, int32_t inputs) {
 
 static workspace divide(int32_t rows, int32_t outputs, int32_t inputs, uintptr_t base) {
   const int32_t block = input_block(rows, inputs);
-  const size_t column = ceiling(block, depth) * tile_bytes, tiles = 2 * ceiling(lesser(rows, most_rows), 32);
+  const size_t column = ceiling(block, depth) * TK_TILE_BYTES, tiles = 2 * ceiling(lesser(rows, most_rows), 32);
   workspace w;
   size_t at = 0;
   w.x = (char *)(base + at), at += tiles * column;
   w.w = (char *)(base + at), at += 2 * column;
-  w.sums = (char *)(base + at), at += block < inputs ? tiles * 2 * ceiling(lesser(outputs, most_outputs), 32) * tile_bytes : 0;
-  w.turned = (char *)(base + at), at += 4 * tile_bytes;
+  w.sums = (char *)(base + at), at += block < inputs ? tiles * 2 * ceiling(lesser(outputs, most_outputs), 32) * TK_TILE_BYTES : 0;
+  w.turned = (char *)(base + at), at += 4 * TK_TILE_BYTES;
   w.bytes = at;
   return w;
 }
@@ -83,7 +80,7 @@ TK_AMX_INLINE void put(const __m512i rows[16], char *tile) {
 static TK_AMX void pack_x(const char *x, ptrdiff_t stride, int32_t rows, int32_t inputs, char *tiles) {
   const int32_t all = 2 * (int32_t)ceiling(rows, 32);
   for (int32_t t = 0; t < all; t++) {
-    for (int32_t i = 0; i < inputs; i += depth, tiles += tile_bytes) {
+    for (int32_t i = 0; i < inputs; i += depth, tiles += TK_TILE_BYTES) {
       __m512i r[16];
       take(x + 16 * t * stride + 2 * (ptrdiff_t)i, stride, rows - 16 * t, inputs - i, r);
       tk_avx512_transpose(r);
@@ -95,7 +92,7 @@ static TK_AMX void pack_x(const char *x, ptrdiff_t stride, int32_t rows, int32_t
 /* w [up to 32 outputs, inputs] -> two rows of A tiles. */
 static TK_AMX void copy_w(const char *w, ptrdiff_t stride, int32_t outputs, int32_t inputs, char *tiles) {
   for (int32_t t = 0; t < 2; t++) {
-    for (int32_t i = 0; i < inputs; i += depth, tiles += tile_bytes) {
+    for (int32_t i = 0; i < inputs; i += depth, tiles += TK_TILE_BYTES) {
       __m512i r[16];
       take(w + 16 * t * stride + 2 * (ptrdiff_t)i, stride, outputs - 16 * t, inputs - i, r);
       put(r, tiles);
@@ -113,16 +110,16 @@ typedef struct {
 /* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. `ahead`: w comes from memory. */
 TK_AMX_INLINE void products(const int pairs, const int ahead, operand w, const char *x, ptrdiff_t column,
                             int32_t steps) {
-  for (int32_t s = 0; s < steps; s++, x += tile_bytes, w.at += w.step) {
-    _tile_loadd(6, x, 64);
-    _tile_loadd(4, w.at, w.stride);
-    _tile_loadd(5, w.at + w.second, w.stride);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 5, 6);
+  for (int32_t s = 0; s < steps; s++, x += TK_TILE_BYTES, w.at += w.step) {
+    tk_tile_load(6, x, 64);
+    tk_tile_load(4, w.at, w.stride);
+    tk_tile_load(5, w.at + w.second, w.stride);
+    tk_tile_multiply(0, 0, 4, 6);
+    tk_tile_multiply(0, 1, 5, 6);
     if (pairs == 2) {
-      _tile_loadd(7, x + column, 64);
-      _tile_dpbf16ps(2, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
+      tk_tile_load(7, x + column, 64);
+      tk_tile_multiply(0, 2, 4, 7);
+      tk_tile_multiply(0, 3, 5, 7);
     }
     if (ahead) {
       /* A prefetch beyond the end of w is harmless. */
@@ -136,28 +133,28 @@ TK_AMX_INLINE void products(const int pairs, const int ahead, operand w, const c
 
 TK_AMX_INLINE void begin_sums(const char *sums, int first) {
   if (first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    tk_tile_zero(0);
+    tk_tile_zero(1);
+    tk_tile_zero(2);
+    tk_tile_zero(3);
   } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + tile_bytes, 64);
-    _tile_loadd(2, sums + 2 * tile_bytes, 64);
-    _tile_loadd(3, sums + 3 * tile_bytes, 64);
+    tk_tile_load(0, sums, 64);
+    tk_tile_load(1, sums + TK_TILE_BYTES, 64);
+    tk_tile_load(2, sums + 2 * TK_TILE_BYTES, 64);
+    tk_tile_load(3, sums + 3 * TK_TILE_BYTES, 64);
   }
 }
 
 TK_AMX_INLINE void keep_sums(char *sums) {
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + tile_bytes, 64);
-  _tile_stored(2, sums + 2 * tile_bytes, 64);
-  _tile_stored(3, sums + 3 * tile_bytes, 64);
+  tk_tile_store(0, sums, 64);
+  tk_tile_store(1, sums + TK_TILE_BYTES, 64);
+  tk_tile_store(2, sums + 2 * TK_TILE_BYTES, 64);
+  tk_tile_store(3, sums + 3 * TK_TILE_BYTES, 64);
 }
 
 /* Four accumulators [2 x 16 rows][2 x 16 outputs][outputs, rows] -> y [up to 32 rows, up to 32 outputs]. */
 static TK_AMX void turn(const char *sums, int32_t rows, int32_t outputs, char *y, ptrdiff_t y_stride) {
-  for (int32_t t = 0; t < 4; t++, sums += tile_bytes) {
+  for (int32_t t = 0; t < 4; t++, sums += TK_TILE_BYTES) {
     const int32_t r = t / 2 * 16, o = t % 2 * 16;
     if (r >= rows || o >= outputs) continue;
     const __mmask16 live = outputs - o >= 16 ? 0xffff : (__mmask16)((1 << (outputs - o)) - 1);
@@ -177,14 +174,14 @@ static TK_AMX void turn(const char *sums, int32_t rows, int32_t outputs, char *y
 static TK_AMX void stripe(const char *w, ptrdiff_t w_stride, int32_t rows, int32_t outputs, int32_t inputs, int first,
                           int last, char *sums, float *y, ptrdiff_t y_stride, const workspace *s) {
   const int32_t steps = (int32_t)ceiling(inputs, depth);
-  const ptrdiff_t column = (ptrdiff_t)steps * tile_bytes;
+  const ptrdiff_t column = (ptrdiff_t)steps * TK_TILE_BYTES;
   const int in_place = rows <= few_rows && outputs >= 32 && inputs % depth == 0;
   operand a = {w, w_stride, 16 * w_stride, 64};
   if (!in_place) {
     copy_w(w, w_stride, outputs, inputs, s->w);
-    a = (operand){s->w, 64, column, tile_bytes};
+    a = (operand){s->w, 64, column, TK_TILE_BYTES};
   }
-  for (int32_t r = 0; r < rows; r += 32, sums += 4 * tile_bytes) {
+  for (int32_t r = 0; r < rows; r += 32, sums += 4 * TK_TILE_BYTES) {
     const char *x = s->x + r / 16 * column;
     begin_sums(sums, first);
     if (rows - r > 16) {
@@ -206,7 +203,7 @@ static TK_AMX void stripe(const char *w, ptrdiff_t w_stride, int32_t rows, int32
 static TK_AMX void matmul_bf16(const char *x, ptrdiff_t x_stride, const char *w, ptrdiff_t w_stride, int32_t rows,
                                int32_t outputs, int32_t inputs, int32_t block, float *y, ptrdiff_t y_stride,
                                const workspace *s) {
-  const ptrdiff_t stripe_sums = (ptrdiff_t)ceiling(rows, 32) * 4 * tile_bytes;
+  const ptrdiff_t stripe_sums = (ptrdiff_t)ceiling(rows, 32) * 4 * TK_TILE_BYTES;
   for (int32_t i = 0; i < inputs; i += block) {
     const int32_t n = lesser(inputs - i, block);
     const int first = i == 0, last = i + n == inputs;
