@@ -174,7 +174,8 @@ static void fail_each(int fail_after) {
     pthread_mutex_destroy(&allocator.lock);
   }
   printf("%llu allocations failed, %llu calls refused\n", (unsigned long long)n - 2, (unsigned long long)refusals);
-  CHECK(n > 10 && refusals > 5); /* the hook is really used */
+  CHECK(n > 10);                        /* the hook is really used */
+  CHECK(refusals > 5 || !fail_after); /* the library may free its spare memory and try again */
 }
 
 /* A refused call leaves the context usable, so a budget may be met again after a refusal; here a refusal ends the

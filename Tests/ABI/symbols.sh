@@ -10,7 +10,9 @@ header=$1/include/tamis.h
 
 sed -nE 's/^TAMIS_API [^(]*[ *](tamis_[a-z0-9_]+)\(.*/\1/p' "$header" | sort > "$work/header"
 sed -nE 's/^ +(tamis_[a-z0-9_]+);.*/\1/p' "$1/bindings/c/tamis.map" | sort > "$work/map"
-nm -D --defined-only "$2" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort > "$work/library"
+# Not nm: some linkers leave local symbols in the dynamic table, where nobody can bind to them.
+readelf -W --dyn-syms "$2" | awk '$5 ~ /GLOBAL|WEAK|UNIQUE/ && $7 ~ /^[0-9]+$/ { sub(/@.*/, "", $8); print $8 }' |
+  sort > "$work/library"
 
 failed=0
 [ -s "$work/header" ] || { echo "no function found in $header"; failed=1; }
