@@ -117,9 +117,8 @@ private func boundaries(_ values: [Double]) -> [Float] {
     let wanted = samples.map { encodeBF16(Double($0)) }
     for table in usableTables() {
       let codes = narrow(samples) { table.pointee.bf16_from_f32($0, $1, $2) }
-      for i in samples.indices where codes[i] != wanted[i] && !(samples[i].isNaN && codes[i] & 0x7fc0 == 0x7fc0) {
-        Issue.record("\(String(cString: table.pointee.name)): \(samples[i]) became \(codes[i])")
-      }
+      let wrong = samples.indices.first { codes[$0] != wanted[$0] && !(samples[$0].isNaN && codes[$0] & 0x7fc0 == 0x7fc0) }
+      #expect(wrong == nil, "\(String(cString: table.pointee.name)): \(wrong.map { (samples[$0], codes[$0]) } ?? (0, 0))")
     }
   }
 
@@ -128,9 +127,8 @@ private func boundaries(_ values: [Double]) -> [Float] {
     let wanted = samples.map { encodeF16(Double($0)) }
     for table in usableTables() {
       let codes = narrow(samples) { table.pointee.f16_from_f32($0, $1, $2) }
-      for i in samples.indices where codes[i] != wanted[i] && !(samples[i].isNaN && codes[i] & 0x7e00 == 0x7e00) {
-        Issue.record("\(String(cString: table.pointee.name)): \(samples[i]) became \(codes[i])")
-      }
+      let wrong = samples.indices.first { codes[$0] != wanted[$0] && !(samples[$0].isNaN && codes[$0] & 0x7e00 == 0x7e00) }
+      #expect(wrong == nil, "\(String(cString: table.pointee.name)): \(wrong.map { (samples[$0], codes[$0]) } ?? (0, 0))")
     }
   }
 
@@ -154,9 +152,8 @@ private func boundaries(_ values: [Double]) -> [Float] {
         var codes = Array(repeating: UInt8(0), count: samples.count)
         let scale = table.pointee.e4m3_from_f32(samples, Int64(samples.count), powerOfTwo, &codes)
         #expect(scale == 1)
-        for (x, code) in zip(samples, codes) where code != encodeE4M3(Double(x)) {
-          Issue.record("\(String(cString: table.pointee.name)): \(x) became \(code)")
-        }
+        let wrong = samples.indices.first { codes[$0] != encodeE4M3(Double(samples[$0])) }
+        #expect(wrong == nil, "\(String(cString: table.pointee.name)): \(wrong.map { (samples[$0], codes[$0]) } ?? (0, 0))")
       }
     }
   }
