@@ -2,6 +2,9 @@
 // One package. Arrows between rooms point one way: Kernels <- Runtime <- Operators <- Cache <- Model <- Tamis.
 import PackageDescription
 
+// Imports are internal unless they say otherwise, so a room shows only what it means to.
+let swift: [SwiftSetting] = [.enableUpcomingFeature("InternalImportsByDefault")]
+
 let package = Package(
   name: "Tamis",
   products: [
@@ -14,13 +17,14 @@ let package = Package(
     .target(name: "CTamis"),
     .target(name: "TamisShims"),
     .target(name: "TamisKernels", cSettings: [.headerSearchPath(".")]),
-    .target(name: "TamisRuntime", dependencies: ["TamisKernels", "TamisShims"]),
-    .target(name: "TamisOperators", dependencies: ["TamisRuntime", "TamisKernels"]),
-    .target(name: "TamisCache", dependencies: ["TamisOperators"]),
-    .systemLibrary(name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
-    .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"]),
-    .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"]),
-    .target(name: "Tamis", dependencies: ["CTamis", "TamisCache"]),
+    .target(name: "TamisRuntime", dependencies: ["TamisKernels", "TamisShims"], swiftSettings: swift),
+    .target(name: "TamisOperators", dependencies: ["TamisRuntime", "TamisKernels"], swiftSettings: swift),
+    .target(name: "TamisCache", dependencies: ["TamisOperators"], swiftSettings: swift),
+    // Its module map names the static library: no further dependency of ours at run time.
+    .systemLibrary(name: "CPCRE2", providers: [.apt(["libpcre2-dev"])]),
+    .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"], swiftSettings: swift),
+    .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"], swiftSettings: swift),
+    .target(name: "Tamis", dependencies: ["CTamis", "TamisCache"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
       linkerSettings: [
