@@ -107,8 +107,8 @@ typedef struct {
   ptrdiff_t stride, second, step;
 } operand;
 
-/* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. `ahead`: w comes from memory. */
-TK_AMX_INLINE void products(const int pairs, const int ahead, operand w, const char *x, ptrdiff_t column,
+/* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. */
+TK_AMX_INLINE void products(const int pairs, operand w, const char *x, ptrdiff_t column,
                             int32_t steps) {
   for (int32_t s = 0; s < steps; s++, x += TK_TILE_BYTES, w.at += w.step) {
     tk_tile_load(6, x, 64);
@@ -120,13 +120,6 @@ TK_AMX_INLINE void products(const int pairs, const int ahead, operand w, const c
       tk_tile_load(7, x + column, 64);
       tk_tile_multiply(0, 2, 4, 7);
       tk_tile_multiply(0, 3, 5, 7);
-    }
-    if (ahead) {
-      /* A prefetch beyond the end of w is harmless. */
-      for (int r = 0; r < 16; r++) {
-        _mm_prefetch(w.at + r * w.stride + 1024, _MM_HINT_T0);
-        _mm_prefetch(w.at + w.second + r * w.stride + 1024, _MM_HINT_T0);
-      }
     }
   }
 }
@@ -185,11 +178,9 @@ static TK_AMX void stripe(const char *w, ptrdiff_t w_stride, int32_t rows, int32
     const char *x = s->x + r / 16 * column;
     begin_sums(sums, first);
     if (rows - r > 16) {
-      if (in_place) products(2, 1, a, x, column, steps);
-      else products(2, 0, a, x, column, steps);
+      products(2, a, x, column, steps);
     } else {
-      if (in_place) products(1, 1, a, x, column, steps);
-      else products(1, 0, a, x, column, steps);
+      products(1, a, x, column, steps);
     }
     if (last) {
       keep_sums(s->turned);
