@@ -90,8 +90,10 @@ typedef struct pending {
   __attribute__((aligned(64))) uint8_t tile[4][TK_TILE_BYTES];
 } pending;
 
-/* `rows` <= 16 rows of `bytes` <= 64 bytes, the rest of the tile zero. */
-TK_AMX_INLINE void copy_tile(uint8_t *tile, const uint8_t *row, ptrdiff_t stride, int rows, int bytes) {
+/* `rows` <= 16 rows of `bytes` <= 64 bytes, the rest of the tile zero. (These two are not inlined: they would be
+ * repeated in every shape.) */
+__attribute__((noinline)) TK_AMX static void copy_tile(uint8_t *tile, const uint8_t *row, ptrdiff_t stride,
+                                                       int rows, int bytes) {
   const __mmask64 mask = bytes >= 64 ? ~0ull : (1ull << bytes) - 1;
   for (int i = 0; i < 16; i++)
     _mm512_store_si512(tile + i * 64,
@@ -99,8 +101,8 @@ TK_AMX_INLINE void copy_tile(uint8_t *tile, const uint8_t *row, ptrdiff_t stride
 }
 
 /* `rows` <= 16 rows of `count` <= 64 codes: two tiles of bfloat16. */
-TK_AMX_INLINE void expand_tiles(const tk_e4m3_tables *tables, uint8_t *tile, const uint8_t *row, ptrdiff_t stride,
-                                int rows, int count) {
+__attribute__((noinline)) TK_AMX static void expand_tiles(const tk_e4m3_tables *tables, uint8_t *tile,
+                                                          const uint8_t *row, ptrdiff_t stride, int rows, int count) {
   const __mmask64 mask = count >= 64 ? ~0ull : (1ull << count) - 1;
   for (int i = 0; i < 16; i++) {
     __m512i first = _mm512_setzero_si512(), second = first;
@@ -130,7 +132,8 @@ TK_AMX_INLINE void add_half(const int int8, const uint8_t *tile, const int half,
   TK_UNROLL for (int i = half * 8; i < half * 8 + 8; i++) {
     const __m512i dot = _mm512_load_si512(tile + i * 64);
     if (int8) {
-      const __mmask16 positive = _mm512_cmpgt_epi32_mask(dot, _mm512_setzero_si512());
+      __mmask16 positive = _mm512_cmpgt_epi32_mask(dot, _mm512_setzero_si512());
+      __asm__("" : "+Yk"(positive)); /* or the compiler makes it a maximum, which needs the float unit's port */
       lanes[i] = _mm512_fmadd_ps(weight, _mm512_maskz_cvtepi32_ps(positive, dot), lanes[i]);
     } else {
       lanes[i] = tk_lane_add(lanes[i], _mm512_castsi512_ps(dot), weight, heads);

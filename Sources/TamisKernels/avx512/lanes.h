@@ -48,14 +48,19 @@ TK_AVX512_INLINE __m512 tk_tree_16(const int integer, const __m512 *x) {
   return tk_tree_add(integer, _mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xDD));
 }
 
+/* Scales that are not side by side; not inlined, because it is rare and would be in every tile shape. */
+__attribute__((noinline)) TK_AVX512 static __m512 tk_gather_scales(const float *scale, ptrdiff_t stride, int count) {
+  float gathered[16] = {0};
+  for (int i = 0; i < count; i++) memcpy(&gathered[i], (const char *)scale + i * stride, sizeof(float));
+  return _mm512_loadu_ps(gathered);
+}
+
 /* The scales of `count` <= 16 keys; `scale` may be NULL (all 1). */
 TK_AVX512_INLINE __m512 tk_key_scales(const float *scale, ptrdiff_t stride, int count) {
   if (scale == NULL) return _mm512_set1_ps(1.0f);
   if (stride == (ptrdiff_t)sizeof(float))
     return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), scale);
-  float gathered[16] = {0};
-  for (int i = 0; i < count; i++) memcpy(&gathered[i], (const char *)scale + i * stride, sizeof(float));
-  return _mm512_loadu_ps(gathered);
+  return tk_gather_scales(scale, stride, count);
 }
 
 /* lanes[count <= 16, padded to 16][16] -> scores[count]. */
