@@ -1,0 +1,36 @@
+"""Tamis: DeepSeek Sparse Attention on CPUs. For every query an indexer scores all past tokens cheaply, the best k of
+them are chosen exactly (`select`), and attention runs over those alone (`attend`).
+
+    with tamis.Context() as ctx:
+        chosen = ctx.select(index_q, weights, index_keys, k=2048)
+        out = ctx.attend(q, latents, latents[..., :512], indices=chosen)
+        print(ctx.counters("attend"))
+
+`Context` has the operators as methods; the functions of this package are the same without a context: on the calling
+thread, not counted. `Cache` and `Sequence` keep keys in pages. include/tamis.h is the full contract.
+"""
+from ._cache import Cache, Rows, Sequence
+from ._context import Context, Counters, Limits, Operators
+from ._errors import (ArgumentError, BudgetError, BusyError, CancelledError, Error, FileError, FormatError, FullError,
+                      InternalError, OutOfMemoryError, UnsupportedError)
+from ._c import version as _version
+from ._tensors import Quantized
+
+__version__ = "{}.{}.{}".format(_version() >> 16, _version() >> 8 & 255, _version() & 255)
+
+_unmetered = Operators()
+quantize = _unmetered.quantize
+dequantize = _unmetered.dequantize
+index_scores = _unmetered.index_scores
+topk = _unmetered.topk
+select = _unmetered.select
+attend = _unmetered.attend
+merge = _unmetered.merge
+project = _unmetered.project
+
+__all__ = [
+    "ArgumentError", "BudgetError", "BusyError", "Cache", "CancelledError", "Context", "Counters", "Error",
+    "FileError", "FormatError", "FullError", "InternalError", "Limits", "Operators", "OutOfMemoryError", "Quantized",
+    "Rows", "Sequence", "UnsupportedError", "attend", "dequantize", "index_scores", "merge", "project", "quantize",
+    "select", "topk",
+]

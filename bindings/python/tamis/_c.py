@@ -1,0 +1,242 @@
+"""include/tamis.h as ctypes: each C declaration is quoted above its binding, in the header's order. Owns constants,
+structs and functions, and turns a failed status into an exception; refuses to know anything about numpy."""
+from __future__ import annotations
+
+from ctypes import (CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32,
+                    c_uint64, c_void_p, sizeof)
+from typing import Any
+
+from . import _errors, _library
+
+library = _library.load()
+FUNCTIONS: dict[str, Any] = {}  # every bound function by its C name
+
+
+class status(c_int32):
+    """tamis_status as a result: a negative one raises."""
+
+
+def check(result: status, function: Any, arguments: tuple) -> None:
+    """Raises the exception of a failed call, with the library's own line of text."""
+    if result.value != 0:
+        text = last_error().decode("utf-8", "replace")
+        raise _errors.error(result.value, status_name(result.value).decode(), text)
+
+
+def bind(name: str, result: Any, *arguments: Any) -> Any:
+    """One function of the library. ctypes releases the GIL while it runs."""
+    try:
+        function = getattr(library, name)
+    except AttributeError:
+        raise ImportError(f"{library._name} has no {name}: it is older than this package") from None
+    function.restype, function.argtypes = result, list(arguments)
+    if result is status:
+        function.errcheck = check
+    FUNCTIONS[name] = function
+    return function
+
+
+# ============================================ 1. Version and errors ============================================
+
+STATUS = {"OK": 0, "E_ARGUMENT": -1, "E_MEMORY": -2, "E_FULL": -3, "E_IO": -4, "E_FORMAT": -5, "E_UNSUPPORTED": -6,
+          "E_CANCELLED": -7, "E_BUDGET": -8, "E_BUSY": -9, "E_INTERNAL": -10}
+
+# ================================================= 2. Context ==================================================
+
+LOG = {"LOG_ERROR": 1, "LOG_WARNING": 2, "LOG_INFO": 3}
+
+# void *(*alloc)(void *user, size_t bytes, size_t alignment);
+Alloc = CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_size_t)
+# void (*release)(void *user, void *memory, size_t bytes);
+Release = CFUNCTYPE(None, c_void_p, c_void_p, c_size_t)
+# void (*task)(void *arg, size_t index)
+Task = CFUNCTYPE(None, c_void_p, c_size_t)
+# void (*parallel)(void *user, size_t count, void (*task)(void *arg, size_t index), void *arg);
+Parallel = CFUNCTYPE(None, c_void_p, c_size_t, Task, c_void_p)
+# void (*log)(void *user, int32_t level, const char *message);
+Log = CFUNCTYPE(None, c_void_p, c_int32, c_char_p)
+
+
+class Sized(Structure):
+    """An option struct: `size` is filled in, other fields are given by name, zero means default."""
+
+    def __init__(self, **fields: Any):
+        super().__init__(size=sizeof(type(self)), **fields)
+
+
+class ContextOptions(Sized):  # struct tamis_ctx_options
+    _fields_ = [("size", c_uint32), ("threads", c_uint32), ("max_bytes", c_uint64), ("isa", c_char_p),
+                ("alloc", Alloc), ("release", Release), ("parallel", Parallel), ("log", Log), ("user", c_void_p)]
+
+
+# =========================================== 3. Tensors and operators ==========================================
+
+DTYPE = {"F32": 1, "F16": 2, "BF16": 3, "F8E4M3": 4, "I8": 5, "I32": 6, "MLA656": 7, "INDEX132": 8}
+
+
+class Tensor(Structure):  # struct tamis_tensor
+    _fields_ = [("data", c_void_p), ("dtype", c_int32), ("ndim", c_int32), ("shape", c_int64 * 4),
+                ("stride", c_int64 * 4), ("scale", POINTER(c_float)), ("block", c_int64)]
+
+
+class QuantizeOptions(Sized):  # struct tamis_quantize_options
+    _fields_ = [("size", c_uint32), ("power_of_two", c_uint32), ("hadamard", c_uint32)]
+
+
+class SelectOptions(Sized):  # struct tamis_select_options
+    _fields_ = [("size", c_uint32), ("k", c_uint32), ("visible", POINTER(c_int32)), ("all_visible", c_uint32)]
+
+
+class AttendOptions(Sized):  # struct tamis_attend_options
+    _fields_ = [("size", c_uint32), ("softmax_scale", c_float), ("indices", POINTER(Tensor)),
+                ("visible", POINTER(c_int32)), ("all_visible", c_uint32), ("sink", POINTER(c_float))]
+
+
+# =============================================== 4. Paged cache ================================================
+
+
+class CacheOptions(Sized):  # struct tamis_cache_options
+    _fields_ = [("size", c_uint32), ("layers", c_uint32), ("kv_heads", c_uint32), ("key_dim", c_uint32),
+                ("value_dim", c_uint32), ("own_values", c_uint32), ("index_dim", c_uint32), ("kv_dtype", c_int32),
+                ("index_dtype", c_int32), ("page_tokens", c_uint32), ("max_tokens", c_uint64)]
+
+
+# ================================================= 5. Counters =================================================
+
+OP = {"OP_ALL": 0, "OP_QUANTIZE": 1, "OP_DEQUANTIZE": 2, "OP_INDEX": 3, "OP_TOPK": 4, "OP_SELECT": 5, "OP_ATTEND": 6,
+      "OP_MERGE": 7, "OP_PROJECT": 8, "OP_CACHE": 9}
+
+
+class Counters(Sized):  # struct tamis_counters
+    _fields_ = [("size", c_uint32), ("op", c_int32), ("calls", c_uint64), ("queries", c_uint64),
+                ("keys_scored", c_uint64), ("keys_selected", c_uint64), ("keys_attended", c_uint64),
+                ("keys_dense", c_uint64), ("flops", c_uint64), ("bytes", c_uint64), ("dense_flops", c_uint64),
+                ("dense_bytes", c_uint64), ("wall_nanoseconds", c_uint64), ("cpu_nanoseconds", c_uint64)]
+
+
+class Limits(Sized):  # struct tamis_limits
+    _fields_ = [("size", c_uint32), ("threads", c_uint32), ("i8_macs_per_second", c_double),
+                ("bf16_macs_per_second", c_double), ("f32_macs_per_second", c_double),
+                ("memory_bytes_per_second", c_double)]
+
+
+# ================================================== Functions ==================================================
+
+# uint32_t tamis_version(void);
+version = bind("tamis_version", c_uint32)
+
+# const char *tamis_status_name(tamis_status status);
+status_name = bind("tamis_status_name", c_char_p, c_int32)
+
+# const char *tamis_last_error(void);
+last_error = bind("tamis_last_error", c_char_p)
+
+# tamis_status tamis_ctx_create(const tamis_ctx_options *options, tamis_ctx **ctx);
+ctx_create = bind("tamis_ctx_create", status, POINTER(ContextOptions), POINTER(c_void_p))
+
+# void tamis_ctx_free(tamis_ctx *ctx);
+ctx_free = bind("tamis_ctx_free", None, c_void_p)
+
+# void tamis_ctx_cancel(tamis_ctx *ctx);
+ctx_cancel = bind("tamis_ctx_cancel", None, c_void_p)
+
+# tamis_status tamis_ctx_bytes(tamis_ctx *ctx, uint64_t *now, uint64_t *peak);
+ctx_bytes = bind("tamis_ctx_bytes", status, c_void_p, POINTER(c_uint64), POINTER(c_uint64))
+
+# tamis_status tamis_ctx_trim(tamis_ctx *ctx);
+ctx_trim = bind("tamis_ctx_trim", status, c_void_p)
+
+# tamis_status tamis_ctx_describe(tamis_ctx *ctx, char *text, size_t capacity, size_t *needed);
+ctx_describe = bind("tamis_ctx_describe", status, c_void_p, c_char_p, c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_quantize(tamis_ctx *ctx, const tamis_tensor *x, const tamis_quantize_options *options, const
+#     tamis_tensor *out);
+quantize = bind("tamis_quantize", status, c_void_p, POINTER(Tensor), POINTER(QuantizeOptions), POINTER(Tensor))
+
+# tamis_status tamis_dequantize(tamis_ctx *ctx, const tamis_tensor *x, const tamis_tensor *out);
+dequantize = bind("tamis_dequantize", status, c_void_p, POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_index_scores(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *w, const tamis_tensor
+#     *key, const tamis_select_options *options, const tamis_tensor *scores);
+index_scores = bind("tamis_index_scores", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor),
+                    POINTER(SelectOptions), POINTER(Tensor))
+
+# tamis_status tamis_topk(tamis_ctx *ctx, const tamis_tensor *scores, const tamis_select_options *options, const
+#     tamis_tensor *indices);
+topk = bind("tamis_topk", status, c_void_p, POINTER(Tensor), POINTER(SelectOptions), POINTER(Tensor))
+
+# tamis_status tamis_select(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *w, const tamis_tensor *key,
+#     const tamis_select_options *options, const tamis_tensor *indices, const tamis_tensor *top_scores);
+select = bind("tamis_select", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor),
+              POINTER(SelectOptions), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_attend(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *key, const tamis_tensor
+#     *value, const tamis_attend_options *options, const tamis_tensor *out, const tamis_tensor *lse);
+attend = bind("tamis_attend", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor),
+              POINTER(AttendOptions), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_merge(tamis_ctx *ctx, const tamis_tensor *other, const tamis_tensor *other_lse, const
+#     tamis_tensor *out, const tamis_tensor *lse);
+merge = bind("tamis_merge", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_project(tamis_ctx *ctx, const tamis_tensor *x, const tamis_tensor *weight, const tamis_tensor
+#     *out);
+project = bind("tamis_project", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_cache_create(tamis_ctx *ctx, const tamis_cache_options *options, tamis_cache **cache);
+cache_create = bind("tamis_cache_create", status, c_void_p, POINTER(CacheOptions), POINTER(c_void_p))
+
+# void tamis_cache_free(tamis_cache *cache);
+cache_free = bind("tamis_cache_free", None, c_void_p)
+
+# tamis_status tamis_cache_bytes(tamis_cache *cache, uint64_t *bytes, uint64_t *tokens);
+cache_bytes = bind("tamis_cache_bytes", status, c_void_p, POINTER(c_uint64), POINTER(c_uint64))
+
+# tamis_status tamis_seq_create(tamis_cache *cache, tamis_seq **seq);
+seq_create = bind("tamis_seq_create", status, c_void_p, POINTER(c_void_p))
+
+# void tamis_seq_free(tamis_seq *seq);
+seq_free = bind("tamis_seq_free", None, c_void_p)
+
+# tamis_status tamis_seq_fork(tamis_seq *seq, int64_t length, tamis_seq **fork);
+seq_fork = bind("tamis_seq_fork", status, c_void_p, c_int64, POINTER(c_void_p))
+
+# tamis_status tamis_seq_match(tamis_cache *cache, const int32_t *tokens, size_t count, tamis_seq **seq, int64_t
+#     *matched);
+seq_match = bind("tamis_seq_match", status, c_void_p, POINTER(c_int32), c_size_t, POINTER(c_void_p), POINTER(c_int64))
+
+# tamis_status tamis_seq_extend(tamis_seq *seq, const int32_t *tokens, size_t count);
+seq_extend = bind("tamis_seq_extend", status, c_void_p, POINTER(c_int32), c_size_t)
+
+# tamis_status tamis_seq_write(tamis_seq *seq, uint32_t layer, int64_t first, const tamis_tensor *key, const
+#     tamis_tensor *value, const tamis_tensor *index_key);
+seq_write = bind("tamis_seq_write", status, c_void_p, c_uint32, c_int64, POINTER(Tensor), POINTER(Tensor),
+                 POINTER(Tensor))
+
+# tamis_status tamis_seq_read(tamis_seq *seq, uint32_t layer, int64_t first, const tamis_tensor *key, const
+#     tamis_tensor *value, const tamis_tensor *index_key);
+seq_read = bind("tamis_seq_read", status, c_void_p, c_uint32, c_int64, POINTER(Tensor), POINTER(Tensor),
+                POINTER(Tensor))
+
+# tamis_status tamis_seq_truncate(tamis_seq *seq, int64_t length);
+seq_truncate = bind("tamis_seq_truncate", status, c_void_p, c_int64)
+
+# tamis_status tamis_seq_length(tamis_seq *seq, int64_t *length);
+seq_length = bind("tamis_seq_length", status, c_void_p, POINTER(c_int64))
+
+# tamis_status tamis_seq_select(tamis_seq *const *seqs, const int32_t *rows, size_t count, uint32_t layer, const
+#     tamis_tensor *q, const tamis_tensor *w, const tamis_select_options *options, const tamis_tensor *indices,
+#     const tamis_tensor *top_scores);
+seq_select = bind("tamis_seq_select", status, POINTER(c_void_p), POINTER(c_int32), c_size_t, c_uint32,
+                  POINTER(Tensor), POINTER(Tensor), POINTER(SelectOptions), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_seq_attend(tamis_seq *const *seqs, const int32_t *rows, size_t count, uint32_t layer, const
+#     tamis_tensor *q, const tamis_attend_options *options, const tamis_tensor *out, const tamis_tensor *lse);
+seq_attend = bind("tamis_seq_attend", status, POINTER(c_void_p), POINTER(c_int32), c_size_t, c_uint32,
+                  POINTER(Tensor), POINTER(AttendOptions), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_ctx_counters(tamis_ctx *ctx, int32_t op, tamis_counters *counters);
+ctx_counters = bind("tamis_ctx_counters", status, c_void_p, c_int32, POINTER(Counters))
+
+# tamis_status tamis_ctx_limits(tamis_ctx *ctx, tamis_limits *limits);
+ctx_limits = bind("tamis_ctx_limits", status, c_void_p, POINTER(Limits))
