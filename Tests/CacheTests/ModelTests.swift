@@ -113,6 +113,23 @@ private var tiny: CacheOptions {
   return options
 }
 
+/// A host whose `parallel` runs a probe in the middle of the library's call.
+private final class Host {
+  var probe: (() -> Void)?
+
+  /// The options hold no reference: keep the host alive beyond the context.
+  var options: ContextOptions {
+    var options = ContextOptions()
+    options.threads = 2
+    options.user = Unmanaged.passUnretained(self).toOpaque()
+    options.parallel = { user, count, task, argument in
+      if let user { Unmanaged<Host>.fromOpaque(user).takeUnretainedValue().probe?() }
+      for i in 0..<count { task?(argument, i) }
+    }
+    return options
+  }
+}
+
 @Suite struct ModelTests {
   private static let most = 16 * 40
 
@@ -362,21 +379,21 @@ private var tiny: CacheOptions {
   @Test func matchesNeverSeeHalfAWrite() throws {
     var options = tiny
     options.maxTokens = 0
-    options.keyDim = 64
-    options.valueDim = 64
+    options.keyDim = 256
+    options.valueDim = 256
+    let (rows, rounds) = (320, 500)
     let cache = try Cache(makeContext(threads: 1), options)
     let writer = try TokenSequence.create(cache)
-    let ids = (0..<32).map { Int32($0) }
-    try writer.extend(ids, 32)
+    let ids = (0..<rows).map { Int32($0) }
+    try writer.extend(ids, rows)
     let done = Atomic<Bool>(false)
     let wrong = Atomic<Int>(0)
-    let seen = Atomic<Int>(0)
     onThreads(4) { [options] thread in
       do {
-        let buffers = try Buffers(32, options)
+        let buffers = try Buffers(rows, options)
         if thread == 0 {
-          for round in 1...3000 {
-            buffers.fill(32, Float(round), Float(round % 1000))
+          for round in 1...rounds {
+            buffers.fill(rows, Float(round), Float(round % 1000))
             try writer.write(
               layer: 0, first: 0, key: buffers.key.tensor, value: nil, indexKey: buffers.indexKey.tensor)
           }
@@ -384,15 +401,16 @@ private var tiny: CacheOptions {
           return
         }
         while !done.load(ordering: .acquiring) {
-          let (sequence, matched) = try TokenSequence.match(cache, tokens: ids, count: 32)
+          let (sequence, matched) = try TokenSequence.match(cache, tokens: ids, count: rows)
           guard matched > 0 else { continue }
-          seen.wrappingAdd(1, ordering: .relaxed)
-          if matched != 32 { wrong.wrappingAdd(1, ordering: .relaxed) }
+          if matched != rows { wrong.wrappingAdd(1, ordering: .relaxed) }
           for _ in 0..<2 {
             try sequence.read(
               layer: 0, first: 0, key: buffers.key.tensor, value: nil, indexKey: buffers.indexKey.tensor)
             let first = buffers.key.floats[0]
-            for j in 0..<32 * 64 where buffers.key.floats[j] != first { wrong.wrappingAdd(1, ordering: .relaxed) }
+            var differing = 0
+            for j in 0..<rows * 256 where buffers.key.floats[j] != first { differing += 1 }
+            wrong.wrappingAdd(differing, ordering: .relaxed)
           }
         }
       } catch {
@@ -404,26 +422,8 @@ private var tiny: CacheOptions {
   }
 
   @Test func aBusySequenceIsRefused() throws {
-    // The host's threads are called in the middle of a call.
-    final class Host {
-      var sequence: TokenSequence?
-      var statuses: [Status] = []
-    }
     let host = Host()
-    var options = ContextOptions()
-    options.threads = 2
-    options.user = Unmanaged.passUnretained(host).toOpaque()
-    options.parallel = { user, count, task, argument in
-      let host = user.map { Unmanaged<Host>.fromOpaque($0).takeUnretainedValue() }
-      if let sequence = host?.sequence {
-        host?.statuses += [
-          status { try sequence.extend(nil, 1) }, status { try sequence.truncate(0) },
-          status { _ = try sequence.length() }, status { _ = try sequence.fork(-1) },
-        ]
-      }
-      for i in 0..<count { task?(argument, i) }
-    }
-    let context = try Context.create(options)
+    let context = try Context.create(host.options)
     var shape = Combination.small
     shape.pageTokens = 64
     let cache = try Cache(context, shape)
@@ -431,11 +431,36 @@ private var tiny: CacheOptions {
     let sequence = try TokenSequence.create(cache)
     try sequence.append(Rows32(3000, shape, &numbers), 0..<3000)
     let queries = try Queries(64, shape, indexHeads: 4, heads: 4, &numbers)
-    host.sequence = sequence
+    var statuses: [Status] = []
+    host.probe = {
+      statuses += [
+        status { try sequence.extend(nil, 1) }, status { try sequence.truncate(0) },
+        status { _ = try sequence.length() }, status { _ = try sequence.fork(-1) },
+      ]
+    }
     _ = try run([sequence], rows: [64], queries, 0..<64, k: 16)
-    #expect(host.statuses.count >= 8 && host.statuses.allSatisfy { $0 == .busy })
-    host.sequence = nil
+    #expect(statuses.count >= 8 && statuses.allSatisfy { $0 == .busy })
+    host.probe = nil
     #expect(try sequence.length() == 3000)
+  }
+
+  /// In the middle of a write, the pages in front of it can be matched and the others cannot.
+  @Test func rowsBeingWrittenMatchNothing() throws {
+    let host = Host()
+    let cache = try Cache(Context.create(host.options), Combination.small)
+    let ids = (0..<3000).map { Int32($0) }
+    var numbers = SplitMix64(seed: 53)
+    let rows = try Rows32(3000, Combination.small, &numbers)
+    let sequence = try TokenSequence.create(cache)
+    try sequence.extend(ids, 3000)
+    var matches: [Int] = []
+    host.probe = { matches.append((try? TokenSequence.match(cache, tokens: ids, count: 3000).matched) ?? -1) }
+    try sequence.write(rows, 100..<3000)
+    host.probe = nil
+    // Before the first row changes (the rows are looked at for NaN) all match.
+    #expect(matches.first == 3000 || matches.count == 1)
+    #expect(matches.last == 96)
+    #expect(try TokenSequence.match(cache, tokens: ids, count: 3000).matched == 3000)
   }
 
   @Test func wrongBatchesAreRefused() throws {
