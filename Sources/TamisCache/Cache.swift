@@ -25,7 +25,7 @@ package final class Cache: @unchecked Sendable {
 
   /// Bytes of the pages in use, shared ones once, and the tokens they can hold.
   package var usage: (bytes: UInt64, tokens: UInt64) {
-    let pages = UInt64(pagesInUse.load(ordering: .relaxed))
+    let pages = UInt64(clamping: pagesInUse.load(ordering: .relaxed))
     return (pages &* UInt64(layout.pageBytes), pages &* UInt64(layout.pageTokens))
   }
 

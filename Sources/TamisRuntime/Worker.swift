@@ -5,7 +5,8 @@ import TamisKernels
 import TamisShims
 
 final class Worker {
-  private static let stackBytes = 512 << 10
+  /// Only touched where used; unoptimised builds of the kernels have frames of almost a megabyte.
+  private static let stackBytes = 4 << 20
 
   private let board: Board
   private let kernels: UnsafePointer<tk_table>
