@@ -148,8 +148,8 @@ static void mutate_shape(int which, unsigned tied) {
 }
 
 static void mutate_strides(int which, int output) {
-  const tamis_tensor packed = *pointers[which];
-  tamis_tensor strided = packed;
+  const tamis_tensor *const packed = pointers[which];
+  tamis_tensor strided = *packed;
   int64_t step = 1;
   for (int d = strided.ndim - 1; d >= 0; d--) {
     strided.stride[d] = step;
@@ -159,7 +159,7 @@ static void mutate_strides(int which, int output) {
   for (int d = 0; d < strided.ndim; d++) MUTATE(which, stride[d], -1, INT64_MIN, INT64_MAX);
   MUTATE(which, stride[strided.ndim - 1], 2);
   if (output) MUTATE(which, stride[0], 1); /* rows on top of each other */
-  pointers[which] = &packed;
+  pointers[which] = packed;
 }
 
 static void mutate_operand(int which) {
@@ -362,8 +362,6 @@ static void contexts(void) {
   REFUSED("tamis_ctx_create", tamis_ctx_create(&options, &made));
   options = (tamis_ctx_options)TAMIS_CTX_OPTIONS_INIT;
   options.isa = "sse9";
-  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_ctx_create", tamis_ctx_create(&options, &made));
-  options.isa = "";
   REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_ctx_create", tamis_ctx_create(&options, &made));
 #if defined(__x86_64__)
   options.isa = "neon";
