@@ -72,7 +72,9 @@ struct Registry {
   }
 
   /// The entry that shares the longest beginning with tokens [count], and how many tokens that is.
-  func longest(_ tokens: UnsafePointer<Int32>, _ count: Int) -> (entry: UnsafeMutablePointer<Entry>?, length: Int) {
+  func longest(
+    _ tokens: UnsafePointer<Int32>, _ count: Int, pageTokens: Int
+  ) -> (entry: UnsafeMutablePointer<Entry>?, length: Int) {
     var best: UnsafeMutablePointer<Entry>?
     var length = 0
     var entry = head
@@ -82,7 +84,8 @@ struct Registry {
       guard let ledger = here.pointee.ledger, limit > length else { continue }
       // Longer than the best so far only if this one agrees where the best ended.
       guard ledger.tokens[length] == tokens[length] else { continue }
-      let common = commonLength(ledger.tokens, tokens, limit)
+      let known = best?.pointee.ledger.map { sharedPages($0, ledger, most: length / pageTokens) &* pageTokens } ?? 0
+      let common = commonLength(ledger.tokens, tokens, from: known, limit)
       if common > length {
         best = here
         length = common
@@ -91,9 +94,18 @@ struct Registry {
     return (best, length)
   }
 
+  /// How many first pages two sequences share: forks hold the same tokens there, which need not be compared again.
+  private func sharedPages(_ a: Ledger, _ b: Ledger, most: Int) -> Int {
+    var page = 0
+    while page < most, a.table[page] == b.table[page] { page &+= 1 }
+    return page
+  }
+
   /// Negative ids are unknown tokens and equal nothing.
-  private func commonLength(_ a: UnsafePointer<Int32>, _ b: UnsafePointer<Int32>, _ limit: Int) -> Int {
-    var i = 0
+  private func commonLength(
+    _ a: UnsafePointer<Int32>, _ b: UnsafePointer<Int32>, from known: Int, _ limit: Int
+  ) -> Int {
+    var i = known
     while i < limit, a[i] == b[i], a[i] >= 0 { i &+= 1 }
     return i
   }

@@ -61,10 +61,10 @@ package final class TokenSequence: @unchecked Sendable {
     _ cache: Cache, tokens: UnsafePointer<Int32>, count: Int
   ) throws(TamisError) -> (sequence: TokenSequence, matched: Int) {
     while true {
-      let (_, room) = cache.locked { $0.longest(tokens, count) }
+      let (_, room) = cache.locked { $0.longest(tokens, count, pageTokens: cache.layout.pageTokens) }
       let fork = try makeEntry(cache, pages: cache.layout.pages(room))
       let matched: Int? = cache.locked { registry in
-        let (best, length) = registry.longest(tokens, count)
+        let (best, length) = registry.longest(tokens, count, pageTokens: cache.layout.pageTokens)
         guard length <= room else { return nil }
         if let best { share(best, length: length, with: fork, cache.layout) }
         registry.insert(fork)
