@@ -167,7 +167,7 @@ class Operators:
         if out is None:
             if dtype is None:
                 raise wrong("quantize: dtype or out must be given")
-            out = empty_quantized(getattr(x, "shape", ()), dtype, integer(block, "block", 0, INT64))
+            out = empty_quantized(shape_of(x, "x"), dtype, integer(block, "block", 0, INT64))
         elif dtype is not None or block:
             raise wrong("quantize: out decides dtype and block")
         pointer, _held = self._pointer()
@@ -269,7 +269,6 @@ class Operators:
 
 def empty_quantized(shape: tuple[int, ...], dtype: str, block: int) -> Quantized:
     """Room for an array of `shape` in `dtype`."""
-    shape = tuple(shape)
     if dtype not in STORAGE or dtype == "i32":
         raise wrong(f"quantize: dtype {dtype!r} is not one of {', '.join(name for name in STORAGE if name != 'i32')}")
     if not shape:

@@ -242,12 +242,12 @@ def vector(array: Any, name: str, kind: str, length: int) -> tuple[Any, Any]:
     return ctypes.cast(seen.address or None, ctypes.POINTER(pointer)), seen.owner
 
 
-def shape_of(array: Any, name: str, rank: int) -> tuple[int, ...]:
+def shape_of(array: Any, name: str, rank: int | None = None) -> tuple[int, ...]:
     """The shape of an input that decides the shape of a new output."""
     shape = getattr(array, "shape", None)
     if shape is None:
-        raise wrong(f"{name}: is {type(array).__name__}, expected an array")
-    if len(shape) != rank:
+        shape = view(array, name).shape
+    if rank is not None and len(shape) != rank:
         raise wrong(f"{name}: ndim is {len(shape)}, expected {rank}")
     return tuple(shape)
 
