@@ -8,7 +8,9 @@
  * start at -128 * sum(key), which makes the int32 dot product exact.
  * Error: int8 none before the float head sum (one rounding of the dot, one fused multiply-add per head, four
  * additions, one product by the key scale). bfloat16: the instruction adds pairs and flushes subnormals to zero.
- * E4M3 rows are expanded exactly to bfloat16, 256 elements of a tile of rows at a time. */
+ * E4M3 rows are expanded exactly to bfloat16, 256 elements of a tile of rows at a time.
+ * Rate on Sapphire Rapids, 64 heads x 128 dims: int8 263 of 331 GMAC/s (79 %), bfloat16 39 of 40 (98 %), E4M3 38
+ * (96 %); docs/kernels/index.md has the ladder. */
 #include "../internal.h"
 #ifdef TK_X86
 #include "lanes.h"
