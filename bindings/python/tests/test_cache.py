@@ -1,0 +1,271 @@
+"""The paged cache against a plain Python model of it, and what it refuses."""
+import threading
+
+import numpy as np
+import numpy_reference as reference
+import pytest
+from numpy_reference import close
+
+import tamis
+
+KEY, VALUE, INDEX, PAGE = 24, 16, 32, 16
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def make(ctx, **options):
+    given = {"layers": 2, "key_dim": KEY, "value_dim": VALUE, "index_dim": INDEX, "page_tokens": PAGE,
+             "kv_dtype": "f32", "index_dtype": "f32", **options}
+    return tamis.Cache(ctx, **given)
+
+
+class Model:
+    """What a sequence must hold: token ids, and per layer keys and index keys."""
+
+    def __init__(self, ids=(), keys=None, index=None):
+        self.ids = list(ids)
+        self.keys = np.zeros((2, 0, KEY), np.float32) if keys is None else keys
+        self.index = np.zeros((2, 0, INDEX), np.float32) if index is None else index
+
+    def append(self, rng, sequence, ids):
+        first, count = len(self.ids), len(ids)
+        self.ids += ids
+        self.keys = np.concatenate([self.keys, normal(rng, 2, count, KEY)], 1)
+        self.index = np.concatenate([self.index, normal(rng, 2, count, INDEX)], 1)
+        sequence.extend(np.array(ids, np.int32))
+        for layer in range(2):
+            sequence.write(layer, first, self.keys[layer, first:], index_key=self.index[layer, first:])
+
+    def rewrite(self, rng, sequence, first, count):
+        self.keys[:, first:first + count] = normal(rng, 2, count, KEY)
+        for layer in range(2):
+            sequence.write(layer, first, self.keys[layer, first:first + count])
+
+    def cut(self, length):
+        return Model(self.ids[:length], self.keys[:, :length].copy(), self.index[:, :length].copy())
+
+    def check(self, sequence):
+        assert len(sequence) == len(self.ids)
+        for layer in range(2):
+            rows = sequence.read(layer)
+            assert np.array_equal(rows.key[:, 0], self.keys[layer])
+            assert np.array_equal(rows.index_key, self.index[layer])
+            assert rows.value is None
+
+
+def test_random_histories_match_the_model(best, rng):
+    cache = make(best)
+    living = [(cache.sequence(), Model())]
+    for _ in range(120):
+        at = rng.integers(len(living))
+        sequence, model = living[at]
+        length = len(model.ids)
+        step = rng.integers(6)
+        if step <= 1:
+            model.append(rng, sequence, rng.integers(0, 3, rng.integers(1, 40)).tolist())
+        elif step == 2 and length:
+            first = int(rng.integers(length))
+            model.rewrite(rng, sequence, first, int(rng.integers(1, length - first + 1)))
+        elif step == 3 and len(living) < 8:
+            cut = int(rng.integers(length + 1))
+            living.append((sequence.fork(cut), model.cut(cut)))
+        elif step == 4 and length:
+            cut = int(rng.integers(length + 1))
+            sequence.truncate(cut)
+            living[at] = (sequence, model.cut(cut))
+        elif step == 5 and len(living) > 1:
+            living.pop(at)[0].close()
+        for sequence, model in living:
+            model.check(sequence)
+    for sequence, _ in living:
+        sequence.close()
+    assert cache.bytes() == (0, 0)
+
+
+def test_select_and_attend_are_the_operators_over_the_same_keys(ctx, rng):
+    cache, model = make(ctx, kv_dtype="bf16", index_dtype="i8"), Model()
+    sequence = cache.sequence()
+    model.append(rng, sequence, list(range(75)))
+    q, w = normal(rng, 3, 4, INDEX), normal(rng, 3, 4)
+    scores, operator_scores = np.empty((3, 12), np.float32), np.empty((3, 12), np.float32)
+    index_keys = ctx.quantize(model.index[1], "i8")
+    chosen = sequence.select(1, q, w, 12, scores=scores)
+    assert np.array_equal(chosen, ctx.select(q, w, index_keys, 12, scores=operator_scores))
+    assert np.array_equal(scores, operator_scores)
+    latent = ctx.quantize(model.keys[1][:, None], "bf16")
+    q = normal(rng, 3, 6, KEY)
+    lse, operator_lse = np.empty((3, 6), np.float32), np.empty((3, 6), np.float32)
+    for indices in (None, chosen):
+        out = sequence.attend(1, q, indices=indices, softmax_scale=0.2, sink=w[0, :1].repeat(6), lse=lse)
+        same = ctx.attend(q, latent, latent[..., :VALUE], indices=indices, softmax_scale=0.2, sink=w[0, :1].repeat(6),
+                          lse=operator_lse)
+        assert np.array_equal(out, same) and np.array_equal(lse, operator_lse)
+    expected, _ = reference.attend(reference.to_bf16(q), ctx.dequantize(latent), ctx.dequantize(latent)[..., :VALUE],
+                                   0.2, chosen, None, w[0, :1].repeat(6))
+    close(out, expected, 0.02)
+
+
+def test_a_batch_is_its_sequences_one_by_one(best, rng):
+    cache, sequences = make(best), []
+    for length in (5, 40, 17):
+        sequences.append(cache.sequence())
+        Model().append(rng, sequences[-1], list(range(length)))
+    rows = [2, 1, 3]
+    q, w, aq = normal(rng, 6, 4, INDEX), normal(rng, 6, 4), normal(rng, 6, 2, KEY)
+    chosen = cache.select(sequences, 0, q, w, 8, rows=rows)
+    out = cache.attend(sequences, 0, aq, rows=rows, indices=chosen)
+    first = 0
+    for sequence, count in zip(sequences, rows):
+        part = slice(first, first + count)
+        assert np.array_equal(chosen[part], sequence.select(0, q[part], w[part], 8))
+        assert np.array_equal(out[part], sequence.attend(0, aq[part], indices=chosen[part]))
+        first += count
+    one_each = cache.select(sequences, 0, q[:3], w[:3], 8)
+    assert np.array_equal(one_each[2], sequences[2].select(0, q[2:3], w[2:3], 8)[0])
+
+
+def test_own_values_and_several_heads(best, rng):
+    cache = make(best, kv_heads=2, own_values=True, index_dtype=None)
+    sequence = cache.sequence()
+    key, value = normal(rng, 20, 2, KEY), normal(rng, 20, 2, VALUE)
+    sequence.extend(20)
+    sequence.write(0, 0, key, value)
+    rows = sequence.read(0, 3, 5)
+    assert np.array_equal(rows.key, key[3:8]) and np.array_equal(rows.value, value[3:8]) and rows.index_key is None
+    half = tamis.Rows(value=np.empty((20, 2, VALUE), np.float16))
+    assert sequence.read(0, out=half) is half
+    assert np.array_equal(half.value, value.astype(np.float16))
+    q = normal(rng, 1, 4, KEY)
+    expected, _ = reference.attend(q, key, value, KEY**-0.5)
+    close(sequence.attend(0, q), expected, 1e-5)
+
+
+def test_packed_pages(best, rng):
+    cache = tamis.Cache(best, kv_dtype="mla656", index_dtype="index132")
+    sequence = cache.sequence()
+    key, index_key = normal(rng, 70, 576), normal(rng, 70, 128)
+    sequence.extend(70)
+    sequence.write(0, 0, key, index_key=index_key)
+    packed = best.quantize(key, "mla656", power_of_two=True)
+    assert np.array_equal(sequence.read(0).key[:, 0], best.dequantize(packed))
+    other = cache.sequence()
+    other.extend(70)
+    other.write(0, 0, packed, index_key=best.quantize(index_key, "index132", power_of_two=True))
+    for ours, theirs in zip(sequence.read(0), other.read(0)):
+        assert ours is theirs is None or np.array_equal(ours, theirs)
+
+
+def test_match_finds_the_longest_beginning(best, rng):
+    cache = make(best)
+    a, b = cache.sequence(), cache.sequence()
+    model = Model()
+    model.append(rng, a, list(range(50)))
+    Model().append(rng, b, list(range(20)) + [7] * 5)
+    found = cache.match(np.arange(40, dtype=np.int32))
+    model.cut(40).check(found)
+    assert len(cache.match(list(range(20)) + [7, 7, 9])) == 22
+    assert len(cache.match([99])) == 0
+    before = cache.bytes()
+    again = cache.match(range(48))
+    assert len(again) == 48 and cache.bytes() == before  # whole pages are shared
+    assert again  # an empty or living sequence is true, whatever its length
+
+
+def test_refusals(best, rng):
+    cache = make(best)
+    sequence = cache.sequence()
+    sequence.extend(10)
+    key = normal(rng, 4, KEY)
+    for call, text in [
+        (lambda: sequence.write(2, 0, key), "layer"),
+        (lambda: sequence.write(0, 7, key), "tamis_seq_write"),
+        (lambda: sequence.write(0, 0, key[:, :5]), "tamis_seq_write: key"),
+        (lambda: sequence.write(0, 0, key, key), "tamis_seq_write: value"),
+        (lambda: sequence.write(0, 0), "NULL"),
+        (lambda: sequence.write(-1, 0, key), "layer: is -1"),
+        (lambda: sequence.read(0, 5, 6), "tamis_seq_read"),
+        (lambda: sequence.truncate(11), "tamis_seq_truncate"),
+        (lambda: sequence.fork(11), "tamis_seq_fork"),
+        (lambda: sequence.extend(-1), "tokens: is -1"),
+        (lambda: sequence.extend(np.zeros((2, 2), np.int32)), "tokens: is int32"),
+        (lambda: sequence.extend(np.zeros(2)), "tokens: is float64"),
+        (lambda: cache.match([2**31]), "tokens: is 2147483648"),
+        (lambda: cache.select([sequence, sequence], 0, normal(rng, 2, 4, INDEX), normal(rng, 2, 4), rows=[1]),
+         "rows: has 1 numbers for 2 sequences"),
+        (lambda: sequence.select(0, normal(rng, 11, 4, INDEX), normal(rng, 11, 4), 4), "tamis_seq_select"),
+        (lambda: make(best, kv_dtype="i8"), "kv_dtype: 'i8' is not one of"),
+        (lambda: make(best, page_tokens=10), "tamis_cache_create"),
+        (lambda: make(best, layers=0), "layers: is 0"),
+    ]:
+        with pytest.raises(tamis.ArgumentError, match=text):
+            call()
+    assert len(sequence) == 10
+
+
+def test_full_and_over_budget_change_nothing(rng):
+    with tamis.Context() as ctx:
+        sequence = make(ctx, max_tokens=64).sequence()
+        sequence.extend(60)
+        with pytest.raises(tamis.FullError, match="tamis_seq_extend"):
+            sequence.extend(5)
+        assert len(sequence) == 60
+    with tamis.Context(max_bytes=1 << 20) as ctx:
+        sequence = make(ctx, key_dim=512).sequence()
+        sequence.extend(100)
+        sequence.write(0, 0, normal(rng, 100, 512))
+        rows = sequence.read(0).key
+        with pytest.raises(tamis.BudgetError, match="tamis_seq_extend") as raised:
+            sequence.extend(10_000)
+        assert isinstance(raised.value, MemoryError)
+        assert len(sequence) == 100 and np.array_equal(sequence.read(0).key, rows)
+        assert ctx.bytes()[1] <= 1 << 20
+
+
+def test_free_in_any_order(rng):
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
+        ctx = tamis.Context()
+        cache = make(ctx)
+        sequence = cache.sequence()
+        Model().append(rng, sequence, [1, 2, 3])
+        fork = sequence.fork()
+        objects = [ctx, cache, sequence, fork]
+        for at in order:
+            objects[at].close()
+            objects[at].close()
+            with pytest.raises(tamis.ArgumentError, match="is closed"):
+                objects[at].__enter__()
+    ctx = tamis.Context()
+    sequence = make(ctx).sequence()
+    ctx.close()
+    Model().append(rng, sequence, [1, 2, 3])  # a sequence keeps its cache alive, a cache its context
+    assert len(sequence) == 3
+
+
+def test_a_second_thread_is_refused(best, rng):
+    """One thread attends over a long sequence again and again; another asks for its length."""
+    sequence = make(best, index_dtype=None).sequence()
+    sequence.extend(20_000)
+    q, refused, done = normal(rng, 64, 8, KEY), [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            try:
+                len(sequence)
+            except tamis.BusyError as error:
+                refused.append(error)
+                done.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for _ in range(200):
+        try:
+            sequence.attend(0, q)
+        except tamis.BusyError as error:  # the other thread was inside
+            refused.append(error)
+        if done.is_set():
+            break
+    done.set()
+    asking.join()
+    assert refused and refused[0].name == "TAMIS_E_BUSY" and isinstance(refused[0], RuntimeError)
