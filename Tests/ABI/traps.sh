@@ -1,6 +1,6 @@
 #!/bin/sh
-# traps.sh BUDGETS OBJECTS [DEMANGLER]: counts the trap instructions in each Swift module's object and lists them by
-# function; fails when a module has more than traps.txt allows.
+# traps.sh BUDGETS OBJECTS [DEMANGLER]: counts the trap instructions in each Swift module's object; when a module
+# has more than traps.txt allows, lists them by function and fails.
 #
 # What is measured: `ud2` in optimised x86-64 code. Each is a place where Swift would stop the process: an overflow,
 # an index out of bounds, a broken promise. All of them are meant to be unreachable behind the boundary's checks,
@@ -16,8 +16,8 @@ while read -r module budget; do
          END { for (name in count) print count[name], name }' | sort -rn)
   total=$(printf '%s\n' "$counts" | awk '{ sum += $1 } END { print sum + 0 }')
   echo "$module: $total traps, $budget allowed"
-  printf '%s\n' "$counts" | $demangle
   if [ "$total" -gt "$budget" ]; then
+    printf '%s\n' "$counts" | $demangle
     echo "$module: more traps than traps.txt allows; use checked or wrapping arithmetic, or argue for a new budget"
     failed=1
   elif [ "$total" -lt "$budget" ]; then
