@@ -58,8 +58,8 @@ typedef struct tk_table {
   /* -- select ------------------------------------------------------------------------------------------ *
    * Candidates are two parallel arrays in ascending index order. NaN ranks as -infinity.                   */
 
-  /* Appends the entries with scores[i] > threshold (index = base + i); returns how many. Writes at most
-   * `count` entries, plus up to 15 entries of garbage behind the last one appended.                        */
+  /* Appends the entries with scores[i] > threshold (index = base + i); returns how many. Writes nothing
+   * beyond `count` entries; those behind the last one appended are undefined.                              */
   int32_t (*select_above)(const float *scores, int32_t count, int32_t base, float threshold,
                           float *candidate_score, int32_t *candidate_index);
   /* Appends all `count` entries, NaN replaced by -infinity. */
