@@ -183,7 +183,7 @@ TAMIS_API tamis_status tamis_dequantize(tamis_ctx *ctx, const tamis_tensor *x, c
 /* Which keys a query row may see. Row i of n sees keys 0 .. visible[i]-1. */
 typedef struct tamis_select_options {
   uint32_t size;
-  uint32_t k;             /* keys to select for each row; 0: 2048                                               */
+  uint32_t k;             /* 0, or k repeated: the width of `indices` decides how many keys a row selects       */
   const int32_t *visible; /* [n], each 0..m; NULL: causal, the n queries being the last n of the m positions: row i
                              sees m - n + i + 1 keys                                                            */
   uint32_t all_visible;   /* non-zero: every row sees all m keys (visible must be NULL)                         */

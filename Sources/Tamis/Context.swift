@@ -28,7 +28,8 @@ public func tamis_ctx_create(
 private func isaName(_ name: UnsafePointer<CChar>) throws(TamisError) -> String {
   var text = ""
   for i in 0..<32 {
-    if name[i] == 0 { return text }
+    if name[i] == 0, i > 0 { return text }
+    if name[i] == 0 { throw TamisError(.argument, "options: isa is empty (NULL: the best)") }
     text.unicodeScalars.append(Unicode.Scalar(UInt8(bitPattern: name[i])))
   }
   throw TamisError(.argument, "options: isa is longer than any known name")

@@ -92,7 +92,32 @@ package enum Quantize {
     if how.hadamard, out.columns & (out.columns &- 1) != 0 {
       throw TamisError(.argument, "x: \(out.columns) is no power of two, which hadamard needs")
     }
+    if !out.dtype.isFloat { try requireFinite(context, x) }
     try convert(context, from: x, to: out, how, counted: .quantize)
+  }
+
+  /// 8-bit formats have no infinity: x is looked through before anything is written.
+  private static func requireFinite(_ context: Context, _ x: Tensor) throws(TamisError) {
+    let columns = x.columns
+    let rows = columns == 0 ? 0 : x.count / columns
+    let scratch = try context.borrowScratch(bytes: Size.product(columns, 4))
+    defer { context.returnScratch(scratch) }
+    let floats = scratch.pointer.assumingMemoryBound(to: Float.self)
+    for row in 0..<rows {
+      loadFloats(x.dtype, address(x, row), nil, 1, columns, to: floats, context.kernels)
+      var sum: SIMD16<Float> = .zero  // 0 * x is 0 for finite x only
+      var at = 0
+      while at &+ 16 <= columns {
+        sum += UnsafeRawPointer(floats + at).loadUnaligned(as: SIMD16<Float>.self) * 0
+        at &+= 16
+      }
+      var rest: Float = sum.sum()
+      while at < columns {
+        rest += floats[at] * 0
+        at &+= 1
+      }
+      guard rest == 0 else { throw TamisError(.argument, "x: row \(row) holds NaN or infinity") }
+    }
   }
 
   package static func back(_ context: Context, x: Tensor, out: Tensor) throws(TamisError) {
@@ -119,11 +144,8 @@ package enum Quantize {
     let grainRows = max(1, grain / max(columns, 1))
     let items = (rows &+ grainRows &- 1) / grainRows
     let workers = max(1, min(context.threads, items))
-    let flags = try Size.roundUp(workers, to: 64)
-    let scratch = try context.borrowScratch(bytes: Size.sum(Size.product(workers, rowBytes), flags))
+    let scratch = try context.borrowScratch(bytes: Size.product(workers, rowBytes))
     defer { context.returnScratch(scratch) }
-    let failed = (scratch.pointer + workers &* rowBytes).assumingMemoryBound(to: Bool.self)
-    failed.update(repeating: false, count: workers)
     let source = Rows(x)
     let token = context.beginCall()
     let others = context.parallel(count: items, workers: workers) { item, worker in
@@ -131,13 +153,10 @@ package enum Quantize {
       let floats = (scratch.pointer + worker &* rowBytes).assumingMemoryBound(to: Float.self)
       for row in item &* grainRows..<min(rows, (item &+ 1) &* grainRows) {
         load(x, source, row, to: floats, context.kernels)
-        if !target(out, row).store(floats, columns, how, context.kernels) { failed[worker] = true }
+        _ = target(out, row).store(floats, columns, how, context.kernels)
       }
     }
     try context.checkCancelled(token)
-    for worker in 0..<workers where failed[worker] {
-      throw TamisError(.argument, "x: a row to quantise holds NaN or infinity")
-    }
     context.counters.add(
       counted,
       began.sample(others) { sample in
