@@ -73,7 +73,7 @@ class Cache(Owner):
     def match(self, tokens: Any) -> Sequence:
         """A fork of the living sequence that shares the longest beginning with these token ids (int32 [n]), cut to
         what is shared: its length says how much. Empty when nothing is."""
-        handle, (pointer, count, _ids) = self._open(), token_ids(tokens)
+        handle, (pointer, count, _) = self._open(), token_ids(tokens)
         matched = ctypes.c_int64()
         return Sequence(self, Handle(
             _c.seq_free, lambda made: _c.seq_match(handle.pointer, pointer, count, made, matched), handle))
@@ -201,4 +201,4 @@ def token_ids(tokens: Any) -> tuple[Any, int, Any]:
     seen = view(tokens, "tokens")
     if seen.kind != "int32" or len(seen.shape) != 1 or not row_major(seen):
         raise wrong(f"tokens: is {seen.kind} {list(seen.shape)}, expected contiguous int32 [n]")
-    return ctypes.cast(seen.address or None, ctypes.POINTER(ctypes.c_int32)), seen.shape[0], seen.owner
+    return ctypes.cast(ctypes.c_void_p(seen.address), ctypes.POINTER(ctypes.c_int32)), seen.shape[0], seen.owner

@@ -213,7 +213,7 @@ def set_scale(made: _c.Tensor, shape: tuple[int, ...], given: Quantized, name: s
         raise wrong(f"{name}.scale: is not contiguous")
     if output and not seen.writable:
         raise wrong(f"{name}.scale: is read-only")
-    made.scale = ctypes.cast(seen.address or None, ctypes.POINTER(ctypes.c_float))
+    made.scale = ctypes.cast(ctypes.c_void_p(seen.address), ctypes.POINTER(ctypes.c_float))
     made.block = given.block
     made.owner.append(seen.owner)
 
@@ -239,7 +239,7 @@ def vector(array: Any, name: str, kind: str, length: int) -> tuple[Any, Any]:
     if seen.kind != kind or seen.shape != (length,) or not row_major(seen):
         raise wrong(f"{name}: is {seen.kind} {list(seen.shape)}, expected contiguous {kind} [{length}]")
     pointer = ctypes.c_int32 if kind == "int32" else ctypes.c_float
-    return ctypes.cast(seen.address or None, ctypes.POINTER(pointer)), seen.owner
+    return ctypes.cast(ctypes.c_void_p(seen.address), ctypes.POINTER(pointer)), seen.owner
 
 
 def shape_of(array: Any, name: str, rank: int | None = None) -> tuple[int, ...]:
