@@ -44,7 +44,8 @@ lines = [(pathlib.Path(file).name, number, text) for file in files
          for number, text in enumerate(pathlib.Path(file).read_text().splitlines(), 1) if text.strip()]
 chunks = [lines[at:at + CHUNK] for at in range(0, len(lines), CHUNK)]
 ids, line_of, keys = [], [], []
-for at, (chunk, (found, begins, vectors)) in enumerate(zip(chunks, embed(["\n".join(x[2] for x in c) for c in chunks]))):
+texts = ["\n".join(text for _, _, text in chunk) for chunk in chunks]
+for at, (chunk, (found, begins, vectors)) in enumerate(zip(chunks, embed(texts))):
     ends = np.cumsum([len(text) + 1 for _, _, text in chunk])  # of the chunk's lines, in characters
     ids += found
     line_of += (at * CHUNK + np.searchsorted(ends, begins, side="right")).tolist()
@@ -67,7 +68,8 @@ with tamis.Context() as ctx:
     np.maximum.at(best, line_of, smooth)
     kept = np.sort(np.argsort(-best, kind="stable")[:LINES])
 
-    print(f"question: {question}\n{len(asked)} heads over {len(keys)} tokens in {len(lines)} lines of {len(files)} files")
+    print(f"question: {question}")
+    print(f"{len(asked)} heads over {len(keys)} tokens in {len(lines)} lines of {len(files)} files")
     for span in np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1):
         print(f"\n{lines[span[0]][0]}:{lines[span[0]][1]}-{lines[span[-1]][1]}")
         print("\n".join(f"  {lines[at][2].strip()}" for at in span))

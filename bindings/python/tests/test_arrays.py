@@ -1,8 +1,10 @@
 """What goes in and out: nothing is copied, every kind of array works, and what cannot be viewed is refused."""
+import ctypes
 import pathlib
 import sys
 import tracemalloc
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -99,6 +101,55 @@ def test_dlpack_is_used_in_place_and_given_back(best, rng):
     out = np.zeros((3, 6), np.float32)
     best.project(strided, x[:, 0, :8], out=OnlyDLPack(out))
     close(out, strided @ x[:, 0, :8].T, 1e-5)
+
+
+class Capsule:
+    """A DLPack producer made by hand: what numpy and torch never export."""
+
+    def __init__(self, array, shape, strides, code, bits, offset=0, lanes=1):
+        self.array, self.shape = array, shape
+        axes = ctypes.c_int64 * len(shape)
+        self.managed = _tensors.DLTensor(array.ctypes.data, 1, 0, len(shape), code, bits, lanes, axes(*shape),
+                                         axes(*strides) if strides else None, offset)
+        self.new = ctypes.pythonapi.PyCapsule_New
+        self.new.restype, self.new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self):
+        return self.new(ctypes.addressof(self.managed), b"dltensor", None)
+
+
+def test_every_field_of_dlpack(best):
+    bits = np.arange(1, 25, dtype=np.uint16) << 8
+    given = Capsule(bits, (2, 3), (8, 1), code=4, bits=16, offset=4)  # bfloat16, 2 elements in
+    expected = from_bf16_bits(bits[2:].reshape(-1)[[[0, 1, 2], [8, 9, 10]]])
+    assert np.array_equal(best.dequantize(given), expected)
+    given = Capsule(bits, (2, 3), None, code=4, bits=16)  # no strides: row major
+    assert np.array_equal(best.dequantize(given), from_bf16_bits(bits[:6].reshape(2, 3)))
+    for wrong in ({"code": 4, "bits": 16, "lanes": 2}, {"code": 5, "bits": 64}, {"code": 2, "bits": 64}):
+        with pytest.raises(tamis.ArgumentError, match="x: dtype .* is not one of"):
+            best.dequantize(Capsule(bits, (1, 1), None, **wrong))
+
+
+def test_what_dlpack_lends_is_held_during_the_call(rng):
+    class Array(np.ndarray):
+        """One that can be watched."""
+
+    class Lender(OnlyDLPack):
+        """Lends a copy that nobody else holds."""
+
+        def __dlpack__(self, **_):
+            copy = self.array.copy().view(Array)
+            self.watched = weakref.ref(copy)
+            return copy.__dlpack__()
+
+    lender = Lender(normal(rng, 3, 4))
+    t = _tensors.tensor(lender, "x")
+    assert lender.watched() is not None and t.data == address(lender.watched())
+    del t
+    assert lender.watched() is None
 
 
 def test_ml_dtypes_are_understood_without_being_needed(best, rng):

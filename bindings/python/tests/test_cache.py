@@ -1,5 +1,6 @@
 """The paged cache against a plain Python model of it, and what it refuses."""
 import threading
+import weakref
 
 import numpy as np
 import numpy_reference as reference
@@ -241,6 +242,17 @@ def test_free_in_any_order(rng):
     ctx.close()
     Model().append(rng, sequence, [1, 2, 3])  # a sequence keeps its cache alive, a cache its context
     assert len(sequence) == 3
+
+
+def test_a_call_holds_its_sequences(best):
+    cache = make(best)
+    sequence = cache.sequence()
+    handle = weakref.ref(sequence._handle)
+    held = cache._batch([sequence], None)  # what select and attend have while they run
+    sequence.close()
+    assert handle() is not None
+    del held
+    assert handle() is None
 
 
 def test_a_second_thread_is_refused(best, rng):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -120,12 +121,16 @@ def test_closing_while_a_call_runs_frees_nothing_under_it():
     slow, ended = Slow(), []
     slow.q = slow.q[:16]
     expected = slow.run()
+    slow.ctx.trim()  # so that scratch memory shows when the call has begun
     calling = threading.Thread(target=lambda: ended.append(slow.run()))
     calling.start()
-    time.sleep(0.02)
+    while slow.ctx.bytes()[0] == 0 and calling.is_alive():
+        time.sleep(0.001)
+    handle = weakref.ref(slow.ctx._handle)
     slow.ctx.close()
+    assert handle() is not None or not calling.is_alive()
     calling.join()
-    assert np.array_equal(ended[0], expected)
+    assert np.array_equal(ended[0], expected) and handle() is None
 
 
 def test_many_threads_share_a_context():
