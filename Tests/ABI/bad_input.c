@@ -363,6 +363,8 @@ static void contexts(void) {
   options = (tamis_ctx_options)TAMIS_CTX_OPTIONS_INIT;
   options.isa = "sse9";
   REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_ctx_create", tamis_ctx_create(&options, &made));
+  options.isa = "";
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_ctx_create", tamis_ctx_create(&options, &made));
 #if defined(__x86_64__)
   options.isa = "neon";
   REFUSED("tamis_ctx_create", tamis_ctx_create(&options, &made));
