@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 import operator
 from typing import Any
@@ -20,6 +21,9 @@ STORAGE = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "f8e4m3": np
 # numpy's names of element types that need no tag (the last two are ml_dtypes').
 NATIVE = {"float32": "f32", "float16": "f16", "int8": "i8", "int32": "i32", "bfloat16": "bf16",
           "float8_e4m3fn": "f8e4m3"}
+# The element types in which an array of each dtype may come.
+KINDS = {dtype: {np.dtype(storage).name} | {kind for kind, native in NATIVE.items() if native == dtype}
+         for dtype, storage in STORAGE.items()}
 # DLPack's (type code, bits).
 DLPACK = {(2, 32): "float32", (2, 16): "float16", (0, 8): "int8", (0, 32): "int32", (4, 16): "bfloat16",
           (10, 8): "float8_e4m3fn", (1, 8): "uint8", (1, 16): "uint16"}
@@ -112,7 +116,13 @@ def view(array: Any, name: str) -> View:
     if not array.dtype.isnative:
         raise wrong(f"{name}: has foreign byte order")
     address = array.__array_interface__["data"][0]
-    return View(address, array.dtype.name, array.shape, array.strides, array.flags.writeable, array)
+    return View(address, kind_name(array.dtype), array.shape, array.strides, array.flags.writeable, array)
+
+
+@functools.lru_cache(64)
+def kind_name(dtype: np.dtype) -> str:
+    """numpy's name of an element type, which it computes anew each time."""
+    return dtype.name
 
 
 def dlpack_view(array: Any, name: str) -> View:
@@ -142,7 +152,7 @@ def tensor(array: Any, name: str, output: bool = False) -> _c.Tensor:
     dtype = NATIVE.get(seen.kind) if given is None else given.dtype
     if dtype is None:
         raise wrong(f"{name}: dtype {seen.kind} is not one of {', '.join(NATIVE)}; raw bits need tamis.Quantized")
-    if dtype not in STORAGE or seen.kind not in (np.dtype(STORAGE[dtype]).name, *aliases(dtype)):
+    if seen.kind not in KINDS.get(dtype, ()):
         raise wrong(f"{name}: an array of {seen.kind} cannot be {dtype!r}")
     if output and not seen.writable:
         raise wrong(f"{name}: is read-only")
@@ -155,11 +165,6 @@ def tensor(array: Any, name: str, output: bool = False) -> _c.Tensor:
         if given is not None and given.scale is not None:
             set_scale(made, seen.shape, given, name, output)
     return made
-
-
-def aliases(dtype: str) -> list[str]:
-    """Native element types that a dtype of tamis may lie in."""
-    return [kind for kind, known in NATIVE.items() if known == dtype]
 
 
 def set_axes(made: _c.Tensor, seen: View, name: str, packed: int | None) -> None:
