@@ -195,6 +195,15 @@ def test_torch_int8_with_scales(best, rng):
     assert np.array_equal(best.select(q, w, both, 5), best.select(q, w, made, 5))
 
 
+def test_torch_fp8(best, rng):
+    torch = pytest.importorskip("torch")
+    made = best.quantize(normal(rng, 30, 64), "f8e4m3")
+    native = torch.from_numpy(made.data).view(torch.float8_e4m3fn)
+    both = tamis.Quantized(native, "f8e4m3", torch.from_numpy(made.scale))
+    assert np.array_equal(best.dequantize(both), best.dequantize(made))
+    assert np.array_equal(best.dequantize(native), native.float().numpy())
+
+
 def test_quantized_slices_are_views(best, rng):
     key = best.quantize(normal(rng, 20, 32), "i8", block=16)
     part = key[5:9]

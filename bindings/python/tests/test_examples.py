@@ -42,6 +42,7 @@ def test_rag_select():
     assert scored.group(1) == tokens.group(1)
 
 
-def test_readme():
-    code, = re.findall(r"```python\n(.*?)```", (ROOT / "bindings" / "python" / "README.md").read_text(), flags=re.S)
+@pytest.mark.parametrize("readme", ["README.md", "bindings/python/README.md"])
+def test_readme(readme):
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)
     assert printed_by("-c", code) == "(1, 128, 512) 32768 2048\n"
