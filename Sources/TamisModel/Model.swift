@@ -1,0 +1,233 @@
+// A decoder opened from a checkpoint directory: checked configuration, weights, and evaluate, which extends sequences
+// of a cache by tokens and gives logits. It refuses caches of another shape, tokens outside the vocabulary and
+// contexts beyond what the model was made for; a call that fails leaves every sequence as long as it was.
+
+package import TamisCache
+package import TamisFormats
+package import TamisOperators
+package import TamisRuntime
+
+package struct ModelOptions: Sendable {
+  /// Every matrix as F32 in memory and fp32 products: for comparing with an fp32 implementation. False: weights stay
+  /// mapped in the type they are stored in; bf16 and 8-bit ones are multiplied in bf16.
+  package var widensWeights = false
+  /// Rows of a step: memory for activations against speed. The result is the same.
+  package var stepRows = 128
+
+  package init() {}
+}
+
+package struct Request {
+  package let sequence: TokenSequence
+  /// At least one.
+  package let tokens: UnsafeBufferPointer<Int32>
+
+  package init(_ sequence: TokenSequence, _ tokens: UnsafeBufferPointer<Int32>) {
+    self.sequence = sequence
+    self.tokens = tokens
+  }
+}
+
+package enum LogitRows: Sendable {
+  /// Of each request, after its last token: [requests, vocabulary].
+  case last
+  /// After every token, in the order of the requests: [tokens, vocabulary].
+  case all
+}
+
+package final class Model: @unchecked Sendable {
+  package let config: ModelConfig
+  private let context: Context
+  private let options: ModelOptions
+  private let store: WeightStore
+  private let embeddings: Tensor  // [vocabulary, hidden]
+  private let layers: [LayerWeights]
+  private let finalNorm: UnsafePointer<Float>  // [hidden]
+  private let head: Tensor  // [vocabulary, hidden]
+  private let frequencies: [Float]  // [rope / 2]
+
+  package convenience init(
+    directory: String, _ context: Context, _ options: ModelOptions = ModelOptions()
+  ) throws(TamisError) {
+    let config = try ModelConfig(path: "\(directory)/config.json", context)
+    try self.init(config, Checkpoint(directory: directory, context), context, options)
+  }
+
+  package init(
+    _ config: ModelConfig, _ checkpoint: Checkpoint, _ context: Context, _ options: ModelOptions = ModelOptions()
+  ) throws(TamisError) {
+    guard options.stepRows >= 1, options.stepRows <= 1 << 16 else {
+      throw TamisError(.argument, "options: step rows are 1 to 65536")
+    }
+    self.config = config
+    self.context = context
+    self.options = options
+    store = WeightStore(context, checkpoint, widens: options.widensWeights, blockScaled: config.blockScaled)
+    embeddings = try store.matrix("model.embed_tokens.weight", config.vocabulary, config.hidden)
+    var layers: [LayerWeights] = []
+    for layer in 0..<config.layers { layers.append(try LayerWeights(store, config, layer: layer)) }
+    self.layers = layers
+    finalNorm = try store.vector("model.norm.weight", config.hidden)
+    head =
+      config.tiedEmbeddings
+      ? embeddings : try store.matrix("lm_head.weight", config.vocabulary, config.hidden)
+    frequencies = config.rotary.frequencies(dims: config.rope)
+  }
+
+  // MARK: Caches
+
+  /// The options of a cache for this model; dtypes, page size and limit may be changed.
+  package var cacheOptions: CacheOptions {
+    var options = CacheOptions()
+    options.layers = config.layers
+    options.kvHeads = 1
+    options.keyDim = config.keyDim
+    options.valueDim = config.latent
+    options.ownValues = false
+    if let index = config.index {
+      options.indexDim = index.dim
+      options.indexDType = .i8
+    } else {
+      options.indexDType = nil
+    }
+    return options
+  }
+
+  private func require(_ cache: Cache) throws(TamisError) {
+    let (given, mine) = (cache.options, cacheOptions)
+    guard given.layers == mine.layers, given.kvHeads == 1, given.keyDim == mine.keyDim,
+      given.valueDim == mine.valueDim, !given.ownValues, (given.indexDType == nil) == (mine.indexDType == nil),
+      mine.indexDType == nil || given.indexDim == mine.indexDim
+    else { throw TamisError(.argument, "cache: has another shape than the model's") }
+  }
+
+  // MARK: Evaluating
+
+  /// Extends each sequence by its tokens. logits F32 as `rows` says, or nil: none.
+  package func evaluate(
+    _ requests: [Request], _ rows: LogitRows = .last, logits: Tensor?
+  ) throws(TamisError) {
+    let lengths = try check(requests, rows, logits: logits)
+    do {
+      try evaluate(requests, lengths, rows, logits)
+    } catch {
+      // Truncation to a length that was is refused only if another thread uses the sequence against its contract.
+      for (request, length) in zip(requests, lengths) { try? request.sequence.truncate(Int64(length)) }
+      throw error
+    }
+  }
+
+  /// Lengths before the call.
+  private func check(_ requests: [Request], _ rows: LogitRows, logits: Tensor?) throws(TamisError) -> [Int] {
+    guard let first = requests.first else { throw TamisError(.argument, "requests: none") }
+    try require(first.sequence.cache)
+    var lengths: [Int] = []
+    var total = 0
+    for (number, request) in requests.enumerated() {
+      guard request.sequence.cache === first.sequence.cache else {
+        throw TamisError(.argument, "requests[\(number)]: a sequence of another cache")
+      }
+      for earlier in requests.prefix(number) where earlier.sequence === request.sequence {
+        throw TamisError(.argument, "requests[\(number)]: a sequence that is named twice")
+      }
+      guard !request.tokens.isEmpty else { throw TamisError(.argument, "requests[\(number)]: no tokens") }
+      for (i, id) in request.tokens.enumerated() where id < 0 || Int(id) >= config.vocabulary {
+        throw TamisError(
+          .argument, "requests[\(number)]: token \(i) is \(id), expected 0 to \(config.vocabulary &- 1)")
+      }
+      let length = try request.sequence.length()
+      guard request.tokens.count <= config.maxPositions &- length else {
+        throw TamisError(
+          .argument,
+          "requests[\(number)]: \(length) + \(request.tokens.count) tokens, the model has \(config.maxPositions) positions")
+      }
+      lengths.append(length)
+      total = try Size.sum(total, request.tokens.count)
+    }
+    guard let logits else { return lengths }
+    guard logits.rank == 2, logits.dtype == .f32, logits.shape[0] == (rows == .all ? total : requests.count),
+      logits.shape[1] == config.vocabulary
+    else { throw TamisError(.argument, "logits: expected F32 [rows, \(config.vocabulary)]") }
+    try logits.requireWritable("logits")
+    return lengths
+  }
+
+  private func evaluate(
+    _ requests: [Request], _ lengths: [Int], _ rows: LogitRows, _ logits: Tensor?
+  ) throws(TamisError) {
+    guard let cache = requests.first?.sequence.cache else { return }
+    let token = context.beginCall()
+    let total = requests.reduce(0) { $0 &+ $1.tokens.count }
+    let longest = zip(requests, lengths).reduce(0) { max($0, $1.0.tokens.count &+ $1.1) }
+    let topK = config.index.map { longest > $0.topK ? $0.topK : 0 } ?? 0
+    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: topK)
+    var work = Work(requests: requests, lengths: lengths)
+    var written = 0
+    while true {
+      let (segments, finished) = work.next(rows: space.rows)
+      guard !segments.isEmpty else { return }
+      for segment in segments {
+        try segment.sequence.extend(segment.tokens.baseAddress, segment.tokens.count)
+      }
+      let step = Step(
+        context, config, space, cache, segments, token: token, topK: config.index?.topK ?? 0)
+      try step.run(embeddings: embeddings, layers: layers, frequencies: frequencies, store: store)
+      guard let logits else { continue }
+      let wanted = rows == .all ? Array(0..<step.rows) : finished
+      guard !wanted.isEmpty else { continue }
+      try project(wanted, space, to: logits, first: written)
+      written &+= wanted.count
+    }
+  }
+
+  /// Final norm and head of some rows of a step, to rows first ... of the logits.
+  private func project(
+    _ wanted: [Int], _ space: Workspace, to logits: Tensor, first: Int
+  ) throws(TamisError) {
+    for (i, row) in wanted.enumerated() {
+      Normalise.rms(
+        space.hidden + row &* config.hidden, gain: finalNorm, epsilon: config.normEpsilon, count: config.hidden,
+        to: space.normed + i &* config.hidden)
+    }
+    try Project.run(
+      context, x: floatView(space.normed, rows: wanted.count, columns: config.hidden), weight: head,
+      out: floatView(
+        logits.row(first), rows: wanted.count, columns: config.vocabulary, stride: logits.stride[0] / 4))
+  }
+}
+
+/// The tokens that are still to be evaluated, in the order of the requests.
+private struct Work {
+  let requests: [Request]
+  let lengths: [Int]
+  private var request = 0
+  private var done = 0
+
+  init(requests: [Request], lengths: [Int]) {
+    self.requests = requests
+    self.lengths = lengths
+  }
+
+  /// At most `rows` of them, and which of those rows are the last of their request.
+  mutating func next(rows: Int) -> (segments: [Segment], finished: [Int]) {
+    var segments: [Segment] = []
+    var finished: [Int] = []
+    var taken = 0
+    while request < requests.count, taken < rows {
+      let tokens = requests[request].tokens
+      let count = min(rows &- taken, tokens.count &- done)
+      segments.append(
+        Segment(
+          sequence: requests[request].sequence, first: lengths[request] &+ done,
+          tokens: UnsafeBufferPointer(rebasing: tokens[done..<done &+ count])))
+      taken &+= count
+      done &+= count
+      if done == tokens.count {
+        finished.append(taken &- 1)
+        request &+= 1
+        done = 0
+      }
+    }
+    return (segments, finished)
+  }
+}

@@ -1,0 +1,286 @@
+// One step of the decoder: some rows of one or several sequences go through all layers. Rows are the last ones of
+// their sequences, which have been extended. Nothing here allocates or decides how much work a step is (Model does).
+
+import Glibc
+import TamisCache
+import TamisOperators
+import TamisRuntime
+
+/// x / (1 + e^-x) and 1 / (1 + e^-x)
+@inline(__always)
+func sigmoid(_ x: Float) -> Float { 1 / (1 + expf(-x)) }
+
+struct Segment {
+  let sequence: TokenSequence
+  /// Position of its first row.
+  let first: Int
+  let tokens: UnsafeBufferPointer<Int32>
+}
+
+struct Step {
+  let context: Context
+  let config: ModelConfig
+  let space: Workspace
+  let cache: Cache
+  let segments: [Segment]
+  let token: CallToken
+  /// Rows of all segments, and of each as the operators take them.
+  let rows: Int
+  private let sequences: [TokenSequence]
+  private let counts: [Int32]
+  /// Keys that a row selects; nil: every row sees few enough keys to attend to all of them.
+  private let topK: Int?
+
+  init(
+    _ context: Context, _ config: ModelConfig, _ space: Workspace, _ cache: Cache, _ segments: [Segment],
+    token: CallToken, topK: Int
+  ) {
+    self.context = context
+    self.config = config
+    self.space = space
+    self.cache = cache
+    self.segments = segments
+    self.token = token
+    rows = segments.reduce(0) { $0 &+ $1.tokens.count }
+    sequences = segments.map { $0.sequence }
+    counts = segments.map { Int32(truncatingIfNeeded: $0.tokens.count) }
+    let longest = segments.reduce(0) { max($0, $1.first &+ $1.tokens.count) }
+    self.topK = config.index != nil && longest > topK ? topK : nil
+  }
+
+  /// space.hidden [rows, hidden] becomes the output of the last layer.
+  func run(embeddings: Tensor, layers: [LayerWeights], frequencies: [Float], store: WeightStore) throws(TamisError) {
+    var row = 0
+    for segment in segments {
+      for (i, id) in segment.tokens.enumerated() {
+        store.load(embeddings, Int(id), to: space.hidden + row &* config.hidden)
+        space.rotary.fill(
+          row: row, position: segment.first &+ i, frequencies, amplitude: config.rotary.amplitude)
+        row &+= 1
+      }
+    }
+    for (layer, weights) in layers.enumerated() {
+      try context.checkCancelled(token)
+      norm(space.hidden, weights.inputNorm, epsilon: config.normEpsilon, width: config.hidden, to: space.normed)
+      try attention(weights.attention, layer: layer)
+      addToHidden()
+      norm(
+        space.hidden, weights.feedForwardNorm, epsilon: config.normEpsilon, width: config.hidden, to: space.normed)
+      try feedForward(weights.feedForward)
+      addToHidden()
+    }
+  }
+
+  // MARK: Rows
+
+  func forRows(_ body: (Int) -> Void) {
+    context.parallel(count: rows, workers: min(rows, context.threads)) { row, _ in body(row) }
+  }
+
+  private func norm(
+    _ x: Floats, _ gain: UnsafePointer<Float>, epsilon: Float, width: Int, to y: Floats
+  ) {
+    forRows { row in
+      Normalise.rms(x + row &* width, gain: gain, epsilon: epsilon, count: width, to: y + row &* width)
+    }
+  }
+
+  private func addToHidden() {
+    let width = config.hidden
+    forRows { row in
+      for i in row &* width..<(row &+ 1) &* width { space.hidden[i] += space.added[i] }
+    }
+  }
+
+  /// y [rows, outputs] = x [rows, inputs] W^T
+  private func project(_ x: Floats, _ weight: Tensor, to y: Floats, rows: Int? = nil) throws(TamisError) {
+    let rows = rows ?? self.rows
+    try Project.run(
+      context, x: floatView(x, rows: rows, columns: weight.shape[1]), weight: weight,
+      out: floatView(y, rows: rows, columns: weight.shape[0]))
+  }
+
+  private func heads3(_ data: Floats, _ heads: Int, _ dim: Int) throws(TamisError) -> Tensor {
+    try Tensor(
+      "model", data: data, dtype: DType.f32.rawValue, rank: 3, shape: SIMD4(rows, heads, dim, 0),
+      stride: SIMD4(repeating: 0), scale: nil, block: 0)
+  }
+
+  // MARK: Attention
+
+  /// Multi-head latent attention in its absorbed form: one key [latent | rotary] for all heads, whose first part is
+  /// the value (DeepSeek-V3.2, section 1). space.normed -> space.added
+  private func attention(_ weights: AttentionWeights, layer: Int) throws(TamisError) {
+    try project(space.normed, weights.queryDown, to: space.queryLatent)
+    norm(
+      space.queryLatent, weights.queryNorm, epsilon: ModelConfig.latentEpsilon, width: config.queryLatent,
+      to: space.queryLatent)
+    try project(space.queryLatent, weights.queryUp, to: space.query)
+    try project(space.normed, weights.keyDown, to: space.key)
+    forRows { row in
+      let key = space.key + row &* config.keyDim
+      Normalise.rms(
+        key, gain: weights.keyNorm, epsilon: ModelConfig.latentEpsilon, count: config.latent, to: key)
+      space.rotary.rotate(key + config.latent, row: row, interleaved: true)
+      for head in 0..<config.heads {
+        let at = row &* config.heads &+ head
+        let rope = space.absorbed + (at &* config.keyDim &+ config.latent)
+        rope.update(from: space.query + (at &* config.queryDim &+ config.nope), count: config.rope)
+        space.rotary.rotate(rope, row: row, interleaved: true)
+      }
+    }
+    try absorbQueries(weights)
+    try writeAndSelect(weights.index, layer: layer)
+    let q = try heads3(space.absorbed, config.heads, config.keyDim)
+    let shape = try cache.attention(q: q, scale: config.rotary.softmaxScale(queryDim: config.queryDim), sink: nil)
+    try Batch.attend(
+      sequences, rows: counts, layer: layer, shape, q: q, indices: selected(),
+      out: heads3(space.attended, config.heads, config.latent), lse: nil)
+    try expandValues(weights)
+    try project(space.values, weights.out, to: space.added)
+  }
+
+  /// q~ = W_UK^T q_nope, head by head.
+  private func absorbQueries(_ weights: AttentionWeights) throws(TamisError) {
+    for (head, weight) in weights.absorb.enumerated() {
+      try Project.run(
+        context,
+        x: floatView(
+          space.query + head &* config.queryDim, rows: rows, columns: config.nope,
+          stride: config.heads &* config.queryDim), weight: weight,
+        out: floatView(
+          space.absorbed + head &* config.keyDim, rows: rows, columns: config.latent,
+          stride: config.heads &* config.keyDim))
+    }
+  }
+
+  /// o = W_UV u, head by head.
+  private func expandValues(_ weights: AttentionWeights) throws(TamisError) {
+    for (head, weight) in weights.expand.enumerated() {
+      try Project.run(
+        context,
+        x: floatView(
+          space.attended + head &* config.latent, rows: rows, columns: config.latent,
+          stride: config.heads &* config.latent), weight: weight,
+        out: floatView(
+          space.values + head &* config.value, rows: rows, columns: config.value,
+          stride: config.heads &* config.value))
+    }
+  }
+
+  // MARK: Indexer
+
+  /// Writes the rows' keys, and index keys where the layer has an indexer: those are needed later even when nothing
+  /// is selected now. A layer without one keeps space.indices of the layer below.
+  private func writeAndSelect(_ weights: IndexWeights?, layer: Int) throws(TamisError) {
+    guard let weights, let index = config.index else { return try write(layer: layer, indexDim: nil) }
+    try project(space.normed, weights.key, to: space.indexKey)
+    forRows { row in
+      let key = space.indexKey + row &* index.dim
+      Normalise.layer(
+        key, gain: weights.keyNorm, bias: weights.keyBias, epsilon: ModelConfig.indexEpsilon, count: index.dim, to: key)
+      space.rotary.rotate(key, row: row, interleaved: index.interleaved)
+    }
+    try write(layer: layer, indexDim: index.dim)
+    guard let indices = try selected() else { return }
+    try project(space.queryLatent, weights.query, to: space.indexQuery)
+    try project(space.normed, weights.weights, to: space.indexWeights)
+    let scale = 1 / (Float(index.heads) * Float(index.dim)).squareRoot()
+    forRows { row in
+      for head in row &* index.heads..<(row &+ 1) &* index.heads {
+        space.rotary.rotate(space.indexQuery + head &* index.dim, row: row, interleaved: index.interleaved)
+        space.indexWeights[head] *= scale
+      }
+    }
+    let indexer = try cache.indexer(
+      q: heads3(space.indexQuery, index.heads, index.dim),
+      w: floatView(space.indexWeights, rows: rows, columns: index.heads))
+    try Batch.select(
+      sequences, rows: counts, layer: layer, indexer, n: rows, indices: indices, topScores: nil)
+  }
+
+  private func write(layer: Int, indexDim: Int?) throws(TamisError) {
+    var row = 0
+    for segment in segments {
+      let count = segment.tokens.count
+      let key = try floatView(space.key + row &* config.keyDim, rows: count, columns: config.keyDim)
+      var indexKey: Tensor?
+      if let indexDim { indexKey = try floatView(space.indexKey + row &* indexDim, rows: count, columns: indexDim) }
+      try segment.sequence.write(layer: layer, first: Int64(segment.first), key: key, value: nil, indexKey: indexKey)
+      row &+= count
+    }
+  }
+
+  /// [rows, topK], or nil: dense.
+  private func selected() throws(TamisError) -> Tensor? {
+    guard let topK else { return nil }
+    return try floatView(space.indices, .i32, rows: rows, columns: topK)
+  }
+
+  // MARK: Feed-forward
+
+  /// space.normed -> space.added
+  private func feedForward(_ weights: FeedForwardWeights) throws(TamisError) {
+    switch weights {
+    case .dense(let weights): try gated(weights, space.normed, rows: rows, to: space.added)
+    case .mixture(let weights): try mixture(weights)
+    }
+  }
+
+  private func gated(_ weights: GatedWeights, _ x: Floats, rows: Int, to y: Floats) throws(TamisError) {
+    try project(x, weights.gate, to: space.gate, rows: rows)
+    try project(x, weights.up, to: space.up, rows: rows)
+    let width = weights.gate.shape[0]
+    context.parallel(count: rows, workers: min(rows, context.threads)) { row, _ in
+      for i in row &* width..<(row &+ 1) &* width {
+        let gate = space.gate[i]
+        space.gate[i] = gate * sigmoid(gate) * space.up[i]
+      }
+    }
+    try project(space.gate, weights.down, to: y, rows: rows)
+  }
+
+  /// The shared expert and then each routed one in ascending order, so a row's bits do not depend on its neighbours.
+  private func mixture(_ weights: MixtureWeights) throws(TamisError) {
+    guard let experts = config.experts else { return }
+    if let shared = weights.shared {
+      try gated(shared, space.normed, rows: rows, to: space.added)
+    } else {
+      space.added.update(repeating: 0, count: rows &* config.hidden)
+    }
+    try project(space.normed, weights.router, to: space.logits)
+    let router = Router(experts: experts)
+    let routerScratch = space.logits + space.rows &* experts.routed
+    forRows { row in
+      router.choose(
+        space.logits + row &* experts.routed, bias: weights.bias,
+        scratch: routerScratch + row &* (experts.routed &+ experts.groups),
+        chosen: space.chosen + row &* experts.perToken, weights: space.weights + row &* experts.perToken)
+    }
+    for (number, expert) in weights.experts.enumerated() {
+      try runExpert(expert, Int32(truncatingIfNeeded: number), experts.perToken)
+    }
+  }
+
+  private func runExpert(_ weights: GatedWeights, _ number: Int32, _ perToken: Int) throws(TamisError) {
+    let width = config.hidden
+    let places = space.expertRows + space.rows
+    var count = 0
+    for row in 0..<rows {
+      for place in row &* perToken..<(row &+ 1) &* perToken where space.chosen[place] == number {
+        space.expertRows[count] = Int32(truncatingIfNeeded: row)
+        places[count] = Int32(truncatingIfNeeded: place)
+        (space.gathered + count &* width).update(from: space.normed + row &* width, count: width)
+        count &+= 1
+        break
+      }
+    }
+    guard count > 0 else { return }
+    try gated(weights, space.gathered, rows: count, to: space.expertOut)
+    for i in 0..<count {
+      let to = space.added + Int(space.expertRows[i]) &* width
+      let weight = space.weights[Int(places[i])]
+      for column in 0..<width { to[column] += weight * space.expertOut[i &* width &+ column] }
+    }
+  }
+}

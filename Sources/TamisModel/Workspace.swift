@@ -1,0 +1,94 @@
+// The memory of one step over at most `rows` tokens: activations in Float, borrowed from the context and given back
+// at the end of the call. It refuses sizes that overflow.
+
+import TamisRuntime
+
+typealias Floats = UnsafeMutablePointer<Float>
+
+final class Workspace {
+  private let context: Context
+  private let scratch: Scratch
+  let rows: Int
+
+  let hidden: Floats  // [rows, hidden]
+  let normed: Floats  // [rows, hidden]
+  let added: Floats  // [rows, hidden]: what a block adds to hidden
+  let queryLatent: Floats  // [rows, queryLatent]
+  let query: Floats  // [rows, heads, nope + rope]
+  let key: Floats  // [rows, latent + rope]
+  let absorbed: Floats  // [rows, heads, latent + rope]
+  let attended: Floats  // [rows, heads, latent]
+  let values: Floats  // [rows, heads * value]
+  let rotary: RotaryRows
+  let indexQuery: Floats  // [rows, index heads, index dim]
+  let indexKey: Floats  // [rows, index dim]
+  let indexWeights: Floats  // [rows, index heads]
+  let indices: UnsafeMutablePointer<Int32>  // [rows, topK]
+  let gate: Floats  // [rows, widest intermediate]
+  let up: Floats  // [rows, widest intermediate]
+  let logits: Floats  // [rows, routed + routed + groups]: scores, then the router's scratch
+  let chosen: UnsafeMutablePointer<Int32>  // [rows, perToken]
+  let weights: Floats  // [rows, perToken]
+  let gathered: Floats  // [rows, hidden]: an expert's inputs
+  let expertOut: Floats  // [rows, hidden]
+  let expertRows: UnsafeMutablePointer<Int32>  // [2, rows]: row, and its place in chosen
+
+  /// topK: keys that a row selects at most in this call; 0: no selection.
+  init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int) throws(TamisError) {
+    let index = config.index
+    let experts = config.experts
+    let widest = max(
+      config.intermediate, max(experts?.intermediate ?? 0, experts?.sharedIntermediate ?? 0))
+    let routing = (experts?.routed ?? 0) &* 2 &+ (experts?.groups ?? 0)
+    let half = config.rope / 2
+    let perRow = [
+      config.hidden, config.hidden, config.hidden, config.queryLatent, config.heads &* config.queryDim, config.keyDim,
+      config.heads &* config.keyDim, config.heads &* config.latent, config.heads &* config.value, half, half,
+      (index?.heads ?? 0) &* (index?.dim ?? 0), index?.dim ?? 0, index?.heads ?? 0, topK, widest, widest, routing,
+      experts?.perToken ?? 0, experts?.perToken ?? 0, config.hidden, config.hidden, 2,
+    ]
+    var offsets: [Int] = []
+    var total = 0
+    for width in perRow {
+      offsets.append(total)
+      total = try Size.sum(total, Size.roundUp(Size.product(rows, width, 4), to: 64))
+    }
+    let scratch = try context.borrowScratch(bytes: total)
+    self.context = context
+    self.scratch = scratch
+    self.rows = rows
+    var next = 0
+    func floats() -> Floats {
+      next &+= 1
+      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Float.self)
+    }
+    func integers() -> UnsafeMutablePointer<Int32> {
+      next &+= 1
+      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Int32.self)
+    }
+    hidden = floats()
+    normed = floats()
+    added = floats()
+    queryLatent = floats()
+    query = floats()
+    key = floats()
+    absorbed = floats()
+    attended = floats()
+    values = floats()
+    rotary = RotaryRows(half: half, cosine: floats(), sine: floats())
+    indexQuery = floats()
+    indexKey = floats()
+    indexWeights = floats()
+    indices = integers()
+    gate = floats()
+    up = floats()
+    logits = floats()
+    chosen = integers()
+    weights = floats()
+    gathered = floats()
+    expertOut = floats()
+    expertRows = integers()
+  }
+
+  deinit { context.returnScratch(scratch) }
+}
