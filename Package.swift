@@ -45,7 +45,7 @@ let package = Package(
     .testTarget(name: "FormatsTests", dependencies: ["TamisFormats"], exclude: ["Vectors"]),
     .testTarget(name: "MeterTests", dependencies: ["TamisMeter"]),
     .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference"]),
-    .testTarget(name: "ModelTests", dependencies: ["TamisModel"]),
+    .testTarget(name: "ModelTests", dependencies: ["TamisModel"], exclude: ["Vectors"]),
   ],
   cLanguageStandard: .gnu11
 )

@@ -80,13 +80,14 @@ import Testing
     }
   }
 
-  /// Mapped bf16 weights, a bf16 cache, int8 index keys: the default, measured against the fp32 golden logits.
+  /// Mapped bf16 weights, a bf16 cache, int8 index keys: the default, against the fp32 golden logits. Measured: all 512
+  /// argmaxes, and 0.8 % of the largest logit.
   @Test func theDefaultIsClose() throws {
-    let toy = try Fixture(Toy.folder.path, topK: 64)
-    let logits = try toy.logits(tokens)
+    let logits = try Fixture(Toy.folder.path, config(Toy.folder, ["index_topk": 64])).logits(tokens)
     let expected = try golden.integers("argmax_k64")
     let same = zip(logits, expected).filter { argmax($0) == $1 }.count
-    print("default precision: argmax agrees at \(same) of 512")
-    #expect(same >= 480)
+    let worst = difference(Array(logits.suffix(8)), try golden.rows("logits_last8_k64"))
+    #expect(same >= 500)
+    #expect(worst < 0.1)
   }
 }

@@ -18,11 +18,26 @@ enum Toy {
 
   /// fp32 arithmetic and an fp32 cache, as the golden logits were made.
   static func exact(topK: Int? = nil, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil) throws -> Fixture {
-    var options = ModelOptions()
-    options.widensWeights = true
-    options.stepRows = stepRows
-    return try Fixture(folder.path, options, topK: topK, threads: threads, isa: isa, kv: .f32, index: .f32)
+    var config = try ModelConfig(path: folder.appendingPathComponent("config.json").path)
+    if let topK { config.index?.topK = topK }
+    return try .exact(folder.path, config, stepRows: stepRows, threads: threads, isa: isa)
   }
+}
+
+/// The tiny random checkpoints of make_vectors.py.
+enum Tiny {
+  static func folder(_ family: String) -> URL {
+    URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Vectors/\(family)")
+  }
+}
+
+/// The configuration of a folder with keys replaced, or removed where the new value is nil.
+func config(_ folder: URL, _ changes: [String: Any?] = [:]) throws -> ModelConfig {
+  let data = try Data(contentsOf: folder.appendingPathComponent("config.json"))
+  var object = try #require(try JSONSerialization.jsonObject(with: data) as? [String: Any])
+  for (key, value) in changes { object[key] = value }
+  let text = try JSONSerialization.data(withJSONObject: object)
+  return try text.withUnsafeBytes { try ModelConfig(JSONDocument(copying: $0, name: "config.json").root) }
 }
 
 /// A model, its context, and the options of its caches.
@@ -31,16 +46,29 @@ struct Fixture {
   let model: Model
   var cacheOptions: CacheOptions
 
+  static func exact(
+    _ directory: String, _ config: ModelConfig, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil
+  ) throws -> Fixture {
+    var options = ModelOptions()
+    options.widensWeights = true
+    options.stepRows = stepRows
+    return try Fixture(directory, config, options, threads: threads, isa: isa, kv: .f32, index: .f32)
+  }
+
   init(
-    _ directory: String, _ options: ModelOptions = ModelOptions(), topK: Int? = nil, threads: UInt32 = 2,
+    _ directory: String, _ config: ModelConfig, _ options: ModelOptions = ModelOptions(), threads: UInt32 = 2,
     isa: String? = nil, kv: DType = .bf16, index: DType = .i8
   ) throws {
     var contextOptions = ContextOptions()
     contextOptions.threads = threads
     contextOptions.isaCap = isa
-    context = try Context.create(contextOptions)
-    var config = try ModelConfig(path: "\(directory)/config.json")
-    if let topK { config.index?.topK = topK }
+    try self.init(Context.create(contextOptions), directory, config, options, kv: kv, index: index)
+  }
+
+  init(
+    _ context: Context, _ directory: String, _ config: ModelConfig, _ options: ModelOptions, kv: DType, index: DType
+  ) throws {
+    self.context = context
     model = try Model(config, Checkpoint(directory: directory), context, options)
     cacheOptions = model.cacheOptions
     cacheOptions.kvDType = kv
@@ -143,4 +171,42 @@ func expectFailure(
     #expect(error?.message.contains(part) == true, "\(String(describing: error))", sourceLocation: sourceLocation)
     #expect(error?.message.contains("\n") == false, sourceLocation: sourceLocation)
   }
+}
+
+/// A folder that is removed with its content.
+final class TemporaryFolder {
+  let url = FileManager.default.temporaryDirectory.appendingPathComponent("tamis-\(UUID().uuidString)")
+  init() throws { try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true) }
+  deinit { try? FileManager.default.removeItem(at: url) }
+}
+
+/// A tensor to be written, with bytes of its own.
+struct Draft {
+  var name: String
+  var type: TensorType
+  var shape: [Int]
+  var bytes: [UInt8]
+}
+
+/// The tensors of a folder's checkpoint, changed by `change`, as the checkpoint of a new folder.
+func rewritten(_ folder: URL, _ change: (Draft) throws -> [Draft]) throws -> TemporaryFolder {
+  let source = try Checkpoint(directory: folder.path)
+  var drafts: [Draft] = []
+  for i in 0..<source.count {
+    let tensor = try #require(source.tensor(at: i))
+    drafts += try change(
+      Draft(name: tensor.name, type: tensor.type, shape: tensor.shape, bytes: Array(tensor.bytes)))
+  }
+  let target = try TemporaryFolder()
+  let copies = drafts.map { draft in
+    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: draft.bytes.count, alignment: 64)
+    bytes.copyBytes(from: draft.bytes)
+    return bytes
+  }
+  defer { copies.forEach { $0.deallocate() } }
+  try SafetensorsWriter.write(
+    zip(drafts, copies).map {
+      TensorToWrite(name: $0.name, type: $0.type, shape: $0.shape, bytes: UnsafeRawBufferPointer($1))
+    }, to: target.url.appendingPathComponent("model.safetensors").path)
+  return target
 }
