@@ -4,14 +4,17 @@
  *
  * Columns are taken 128 at a time, keys 256 at a time, in three phases:
  *   scores   S^T [16 keys, 16 columns] = A, keys as they lie, copied to adjacent tiles x B, the query packed
- *            [16 columns][pair of dimensions][column][2]. 32 keys stay in L1 under all columns. In the same walk
- *            the values are interleaved by pairs of keys, [16 dimensions][pair of keys][dimension][2].
- *   softmax  vertical in lanes over the 256 keys, running maximum; p becomes A tiles [16 columns][32 keys] by a 16 x 16 transpose
- *            of bfloat16 pairs, in place of the scores.
+ *            [16 columns][pair of dimensions][column][2]. 32 keys stay in L1 while the query streams past them with
+ *            tileloaddt1, which leaves L1 to the keys. In the same walk the values are interleaved by pairs of keys,
+ *            [16 dimensions][pair of keys][dimension][2].
+ *   softmax  vertical in lanes over the 256 keys, running maximum; p becomes A tiles [16 columns][32 keys] by a
+ *            16 x 16 transpose of bfloat16 pairs, in place of the scores.
  *   output   out [16 columns, 16 dimensions] += A, p x B, values. The p of 32 columns (16 KB) stays in L1 under all
- *            value panels; out rests in memory between blocks, rescaled where a maximum has grown.
+ *            value panels; out rests in the workspace between blocks, rescaled where a maximum has grown. Rows of
+ *            out lie a power of two apart, where a tile's 16 lines would fall on two sets of the cache.
  * 256 keys leave everything that travels between phases (values 256 KB, scores 128 KB, query 144 KB, out 256 KB)
  * in a 2 MB L2. Rows are asked for 32 keys ahead: selected rows lie anywhere in memory.
+ * A C tile is stored just before it begins again: the wait for its last product is then over.
  *
  * p is rounded to bfloat16 and sum adds the rounded values (see attend_float.h for why). tdpbf16ps takes
  * subnormal operands and results as 0. Error bound of out / sum: 2^-8 of sum |p v| / sum p, from p's rounding. */
@@ -36,7 +39,7 @@ typedef struct {
   char *keys;    /* tiles [2 x 16 keys][key_dim / 32]                                        */
   char *values;  /* tiles [value_dim / 16][keys / 32], an even number of panels              */
   char *scores;  /* [columns / 16][keys, 16] float, then p tiles [columns / 16][keys / 32]   */
-  float *partial; /* four output tiles that cannot go straight to out                        */
+  float *output; /* units of 2 x 2 tiles [columns / 32][value_dim / 32][2][2][16 columns][16] */
   float *max, *sum, *factor; /* [128] */
   size_t bytes;
 } workspace;
@@ -55,7 +58,7 @@ static workspace divide(int32_t columns, int32_t count, int32_t key_dim, int32_t
   w.keys = (char *)(base + at), at += 2 * ceiling(key_dim, depth) * TK_TILE_BYTES;
   w.values = (char *)(base + at), at += 2 * ceiling(value_dim, 32) * panel;
   w.scores = (char *)(base + at), at += tiles * 2 * panel;
-  w.partial = (float *)(base + at), at += 4 * TK_TILE_BYTES;
+  w.output = (float *)(base + at), at += (tiles + 1) / 2 * ceiling(value_dim, 32) * 4 * TK_TILE_BYTES;
   w.max = (float *)(base + at), at += group * sizeof(float);
   w.sum = (float *)(base + at), at += group * sizeof(float);
   w.factor = (float *)(base + at), at += group * sizeof(float);
@@ -151,34 +154,58 @@ static TK_AMX void fetch_first(const void *const *rows, int32_t count, int32_t d
 }
 
 /* -- scores --------------------------------------------------------------------------------------------- *
- * [32 keys, 16] float of one or two column tiles, `next` bytes apart in scores and `column_tile` in packed.  */
-TK_AMX_INLINE void score_tiles(const int pairs, const char *keys, const char *packed, ptrdiff_t column_tile,
-                               int32_t steps, char *scores, ptrdiff_t next) {
-  const char *second = keys + (ptrdiff_t)steps * TK_TILE_BYTES;
-  tk_tile_zero(0);
-  tk_tile_zero(1);
-  if (pairs == 2) {
+ * Tiles 0..3 to four places, each just before its next use: four stores in a row would wait for the last products. */
+typedef struct {
+  char *at[4]; /* NULL: nothing to store */
+} waiting;
+
+TK_AMX_INLINE void store_waiting(const int tile, const waiting *w) {
+  if (w->at[tile] != NULL) tk_tile_store(tile, w->at[tile], 64);
+}
+
+static TK_AMX void store_all(const waiting *w) {
+  store_waiting(0, w);
+  store_waiting(1, w);
+  store_waiting(2, w);
+  store_waiting(3, w);
+}
+
+/* [32 keys, 16] float of one or two column tiles, `column_tile` apart in packed. The query streams past the keys. */
+TK_AMX_INLINE void score_step(const int pairs, const int opens, const char *first, const char *second,
+                              const char *packed, ptrdiff_t column_tile, const waiting *before) {
+  tk_tile_stream(6, packed, 64);
+  tk_tile_load(4, first, 64);
+  if (opens) {
+    store_waiting(0, before);
+    tk_tile_zero(0);
+  }
+  tk_tile_multiply(0, 0, 4, 6);
+  tk_tile_load(5, second, 64);
+  if (opens) {
+    store_waiting(1, before);
+    tk_tile_zero(1);
+  }
+  tk_tile_multiply(0, 1, 5, 6);
+  if (pairs == 2) tk_tile_stream(7, packed + column_tile, 64);
+  if (opens) {
+    store_waiting(2, before);
     tk_tile_zero(2);
+  }
+  if (pairs == 2) tk_tile_multiply(0, 2, 4, 7);
+  if (opens) {
+    store_waiting(3, before);
     tk_tile_zero(3);
   }
-  for (int32_t s = 0; s < steps; s++) {
+  if (pairs == 2) tk_tile_multiply(0, 3, 5, 7);
+}
+
+TK_AMX_INLINE void score_tiles(const int pairs, const char *keys, const char *packed, ptrdiff_t column_tile,
+                               int32_t steps, const waiting *before) {
+  const char *second = keys + (ptrdiff_t)steps * TK_TILE_BYTES;
+  score_step(pairs, 1, keys, second, packed, column_tile, before);
+  for (int32_t s = 1; s < steps; s++) {
     const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
-    tk_tile_load(6, packed + at, 64);
-    tk_tile_load(4, keys + at, 64);
-    tk_tile_load(5, second + at, 64);
-    tk_tile_multiply(0, 0, 4, 6);
-    tk_tile_multiply(0, 1, 5, 6);
-    if (pairs == 2) {
-      tk_tile_load(7, packed + column_tile + at, 64);
-      tk_tile_multiply(0, 2, 4, 7);
-      tk_tile_multiply(0, 3, 5, 7);
-    }
-  }
-  tk_tile_store(0, scores, 64);
-  tk_tile_store(1, scores + TK_TILE_BYTES, 64);
-  if (pairs == 2) {
-    tk_tile_store(2, scores + next, 64);
-    tk_tile_store(3, scores + next + TK_TILE_BYTES, 64);
+    score_step(pairs, 0, keys + at, second + at, packed + at, column_tile, before);
   }
 }
 
@@ -189,141 +216,159 @@ static TK_AMX void score_block(const char *packed, int32_t tiles, int32_t key_di
   const int32_t steps = (int32_t)ceiling(key_dim, depth), key_steps = (int32_t)ceiling(count, key_step);
   const ptrdiff_t column_tile = (ptrdiff_t)steps * TK_TILE_BYTES, panel = panel_bytes(count);
   const int fetch = key_rows[0] != value_rows[0];
+  waiting before = {{NULL, NULL, NULL, NULL}};
   for (int32_t k = 0; k < key_steps; k++) {
     const int32_t begin = k * key_step, left = beyond - begin;
     char *scores = w->scores + 2 * (ptrdiff_t)k * TK_TILE_BYTES;
     copy_keys(key_rows + begin, left, key_dim, w->keys);
     interleave_values(value_rows + begin, left, fetch, value_dim, panel, w->values + (ptrdiff_t)k * TK_TILE_BYTES);
     int32_t t = 0;
-    for (; t + 2 <= tiles; t += 2) {
-      score_tiles(2, w->keys, packed + t * column_tile, column_tile, steps, scores + 2 * t * panel, 2 * panel);
-    }
-    if (t < tiles) {
-      score_tiles(1, w->keys, packed + t * column_tile, column_tile, steps, scores + 2 * t * panel, 2 * panel);
+    for (; t < tiles; t += 2) {
+      char *to = scores + 2 * t * panel;
+      if (t + 1 < tiles) {
+        score_tiles(2, w->keys, packed + t * column_tile, column_tile, steps, &before);
+        before = (waiting){{to, to + TK_TILE_BYTES, to + 2 * panel, to + 2 * panel + TK_TILE_BYTES}};
+      } else {
+        score_tiles(1, w->keys, packed + t * column_tile, column_tile, steps, &before);
+        before = (waiting){{to, to + TK_TILE_BYTES, NULL, NULL}};
+      }
     }
   }
+  store_all(&before);
 }
 
 /* -- softmax -------------------------------------------------------------------------------------------- */
-/* One column tile: scores [count, 16] -> p tiles [16 columns][32 keys] in the same place, p = 0 behind the last
- * key. A tile is written over scores already read: it is half as long. */
-static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float *max, float *sum, float *factor) {
+/* Scores [32 keys, 16] -> one p tile [16 columns][32 keys] in the same place; p = 0 from `live` keys on where they are
+ * not all there. Returns the sum. */
+TK_AMX_INLINE __m512 softmax_step(const int whole, char *scores, char *tile, int32_t live, float scale, __m512 from,
+                                  __m512 total) {
   const float *s = (const float *)(const void *)scores;
-  const __m512 old = _mm512_load_ps(max), now = tk_avx512_block_max(s, 16, count, scale, old);
+  __m512i pair[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) {
+    __m512 a = tk_avx512_softmax_weight(_mm512_load_ps(s + 32 * i), scale, from);
+    __m512 b = tk_avx512_softmax_weight(_mm512_load_ps(s + 32 * i + 16), scale, from);
+    if (!whole && 2 * i >= live) a = _mm512_setzero_ps();
+    if (!whole && 2 * i + 1 >= live) b = _mm512_setzero_ps();
+    pair[i] = tk_avx512_bf16_pairs(a, b);
+    total = tk_avx512_add_pairs(total, pair[i]);
+  }
+  tk_avx512_transpose(pair);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_store_si512(tile + 64 * i, pair[i]);
+  return total;
+}
+
+/* One column tile: scores [count, 16] -> p tiles [16 columns][32 keys] in the same place. A tile is written over
+ * scores already read: it is half as long. */
+static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float *max, float *sum, float *factor) {
+  const __m512 old = _mm512_load_ps(max);
+  const __m512 now = tk_avx512_block_max((const float *)(const void *)scores, 16, count, scale, old);
   const __m512 from = tk_avx512_softmax_origin(now), by = tk_avx512_exp(_mm512_sub_ps(old, from));
   __m512 total = _mm512_setzero_ps();
-  for (int32_t k = 0; k < count; k += key_step, s += key_step * 16, scores += TK_TILE_BYTES) {
-    __m512i pair[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-      __m512 a = tk_avx512_softmax_weight(_mm512_load_ps(s + 32 * i), scale, from);
-      __m512 b = tk_avx512_softmax_weight(_mm512_load_ps(s + 32 * i + 16), scale, from);
-      if (k + 2 * i >= count) a = _mm512_setzero_ps();
-      if (k + 2 * i + 1 >= count) b = _mm512_setzero_ps();
-      pair[i] = tk_avx512_bf16_pairs(a, b);
-      total = tk_avx512_add_pairs(total, pair[i]);
-    }
-    tk_avx512_transpose(pair);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) _mm512_store_si512(scores + 64 * i, pair[i]);
+  char *tile = scores;
+  int32_t k = 0;
+  for (; k + key_step <= count; k += key_step, scores += 2 * TK_TILE_BYTES, tile += TK_TILE_BYTES) {
+    total = softmax_step(1, scores, tile, key_step, scale, from, total);
   }
+  if (k < count) total = softmax_step(0, scores, tile, count - k, scale, from, total);
   _mm512_store_ps(max, now);
   _mm512_store_ps(factor, by);
   _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_load_ps(sum), by, total));
 }
 
 /* -- output --------------------------------------------------------------------------------------------- *
- * Two column tiles (or one) x two dimension tiles over all keys of the block. */
-TK_AMX_INLINE void output_products(const int tiles, const char *p, ptrdiff_t next_p, const char *values,
-                                   ptrdiff_t panel, int32_t steps) {
-  for (int32_t s = 0; s < steps; s++) {
-    const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
-    tk_tile_load(4, p + at, 64);
-    tk_tile_load(6, values + at, 64);
-    tk_tile_load(7, values + panel + at, 64);
-    tk_tile_multiply(0, 0, 4, 6);
-    tk_tile_multiply(0, 1, 4, 7);
-    if (tiles == 2) {
-      tk_tile_load(5, p + next_p + at, 64);
-      tk_tile_multiply(0, 2, 5, 6);
-      tk_tile_multiply(0, 3, 5, 7);
-    }
-  }
-}
-
-/* out [columns, value_dim] <- out * factor, before the tiles of a later block are added to it. */
-static TK_AMX void rescale(int32_t columns, int32_t value_dim, const float *factor, float *out) {
-  for (int32_t c = 0; c < columns; c++, out += value_dim) {
-    if (factor[c] == 1) continue;
-    const __m512 by = _mm512_set1_ps(factor[c]);
-    int32_t e = 0;
-    for (; e + 16 <= value_dim; e += 16) _mm512_storeu_ps(out + e, _mm512_mul_ps(_mm512_loadu_ps(out + e), by));
-    for (; e < value_dim; e++) out[e] *= factor[c];
-  }
-}
-
-/* Where tiles 0..3 come from and go to: out itself where two by two tiles fit, else `partial`, [32 columns, 32]. */
-typedef struct {
-  float *at;
-  ptrdiff_t row; /* floats */
-} place;
-
-static TK_AMX __mmask16 live_elements(int32_t left) { return left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1); }
-
-static TK_AMX void begin_output(place to, int first, int32_t columns, int32_t left, const float *out,
-                                ptrdiff_t value_dim) {
+ * A unit is two column tiles (or one) x two dimension tiles; it rests in the workspace between blocks. */
+TK_AMX_INLINE void begin_tile(const int tile, int first, const char *unit, const waiting *before) {
+  store_waiting(tile, before);
   if (first) {
-    tk_tile_zero(0);
-    tk_tile_zero(1);
-    tk_tile_zero(2);
-    tk_tile_zero(3);
-    return;
-  }
-  if (to.at != out) {
-    for (int32_t c = 0; c < columns && c < 32; c++, out += value_dim) {
-      for (int32_t e = 0; e < left && e < 32; e += 16) {
-        _mm512_store_ps(to.at + 32 * c + e, _mm512_maskz_loadu_ps(live_elements(left - e), out + e));
-      }
-    }
-  }
-  tk_tile_load(0, to.at, to.row * 4);
-  tk_tile_load(1, to.at + 16, to.row * 4);
-  tk_tile_load(2, to.at + 16 * to.row, to.row * 4);
-  tk_tile_load(3, to.at + 16 * to.row + 16, to.row * 4);
-}
-
-static TK_AMX void end_output(place to, int32_t columns, int32_t left, float *out, ptrdiff_t value_dim) {
-  tk_tile_store(0, to.at, to.row * 4);
-  tk_tile_store(1, to.at + 16, to.row * 4);
-  tk_tile_store(2, to.at + 16 * to.row, to.row * 4);
-  tk_tile_store(3, to.at + 16 * to.row + 16, to.row * 4);
-  if (to.at == out) return;
-  for (int32_t c = 0; c < columns && c < 32; c++, out += value_dim) {
-    for (int32_t e = 0; e < left && e < 32; e += 16) {
-      _mm512_mask_storeu_ps(out + e, live_elements(left - e), _mm512_load_ps(to.at + 32 * c + e));
-    }
+    tk_tile_zero(tile);
+  } else {
+    tk_tile_load(tile, unit + tile * TK_TILE_BYTES, 64);
   }
 }
 
-static TK_AMX void output_block(int32_t columns, int32_t value_dim, int32_t count, int first, const workspace *w,
-                                float *out) {
+TK_AMX_INLINE void output_step(const int tiles, const int opens, int first, const char *p, ptrdiff_t next_p,
+                               const char *values, ptrdiff_t panel, const char *unit, const waiting *before) {
+  tk_tile_load(4, p, 64);
+  tk_tile_load(6, values, 64);
+  if (opens) begin_tile(0, first, unit, before);
+  tk_tile_multiply(0, 0, 4, 6);
+  tk_tile_load(7, values + panel, 64);
+  if (opens) begin_tile(1, first, unit, before);
+  tk_tile_multiply(0, 1, 4, 7);
+  if (tiles == 2) tk_tile_load(5, p + next_p, 64);
+  if (opens) begin_tile(2, first, unit, before);
+  if (tiles == 2) tk_tile_multiply(0, 2, 5, 6);
+  if (opens) begin_tile(3, first, unit, before);
+  if (tiles == 2) tk_tile_multiply(0, 3, 5, 7);
+}
+
+TK_AMX_INLINE void output_unit(const int tiles, int first, const char *p, ptrdiff_t next_p, const char *values,
+                               ptrdiff_t panel, int32_t steps, const char *unit, const waiting *before) {
+  output_step(tiles, 1, first, p, next_p, values, panel, unit, before);
+  for (int32_t s = 1; s < steps; s++) {
+    const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
+    output_step(tiles, 0, first, p + at, next_p, values + at, panel, unit, before);
+  }
+}
+
+/* Where some maximum of the unit's 32 columns has grown: unit <- unit * factor. */
+static TK_AMX void rescale(const float *factor, float *unit) {
+  for (int32_t half = 0; half < 2; half++, unit += 2 * 16 * 16) {
+    for (int32_t c = 0; c < 16; c++) {
+      const __m512 by = _mm512_set1_ps(factor[16 * half + c]);
+      float *left = unit + 16 * c, *right = left + 16 * 16;
+      _mm512_store_ps(left, _mm512_mul_ps(_mm512_load_ps(left), by));
+      _mm512_store_ps(right, _mm512_mul_ps(_mm512_load_ps(right), by));
+    }
+  }
+}
+
+static TK_AMX int has_grown(const float *factor) {
+  const __m512 one = _mm512_set1_ps(1);
+  return (_mm512_cmp_ps_mask(_mm512_load_ps(factor), one, _CMP_NEQ_UQ) |
+          _mm512_cmp_ps_mask(_mm512_load_ps(factor + 16), one, _CMP_NEQ_UQ)) != 0;
+}
+
+static TK_AMX void output_block(int32_t columns, int32_t value_dim, int32_t count, int first, const workspace *w) {
   const int32_t steps = (int32_t)ceiling(count, key_step);
   const ptrdiff_t panel = panel_bytes(count);
-  if (!first) rescale(columns, value_dim, w->factor, out);
+  float *unit = w->output;
+  waiting before = {{NULL, NULL, NULL, NULL}};
   for (int32_t c = 0; c < columns; c += 32) {
     const char *p = w->scores + c / 16 * 2 * panel;
-    for (int32_t e = 0; e < value_dim; e += 32) {
+    const int grown = !first && has_grown(w->factor + c);
+    if (grown) rescale(w->factor + c, unit);
+    for (int32_t e = 0; e < value_dim; e += 32, unit += 4 * 16 * 16) {
       const char *values = w->values + e / 16 * panel;
-      float *to = out + (ptrdiff_t)c * value_dim + e;
-      const int whole = columns - c >= 32 && value_dim - e >= 32;
-      const place at = {whole ? to : w->partial, whole ? value_dim : 32};
-      begin_output(at, first, columns - c, value_dim - e, to, value_dim);
+      char *at = (char *)unit;
+      if (grown && e + 32 < value_dim) rescale(w->factor + c, unit + 4 * 16 * 16);
       if (columns - c > 16) {
-        output_products(2, p, 2 * panel, values, panel, steps);
+        output_unit(2, first, p, 2 * panel, values, panel, steps, at, &before);
       } else {
-        output_products(1, p, 2 * panel, values, panel, steps);
+        output_unit(1, first, p, 2 * panel, values, panel, steps, at, &before);
       }
-      end_output(at, columns - c, value_dim - e, to, value_dim);
+      before = (waiting){{at, at + TK_TILE_BYTES, at + 2 * TK_TILE_BYTES, at + 3 * TK_TILE_BYTES}};
+    }
+  }
+  store_all(&before);
+}
+
+static TK_AMX __mmask16 live_elements(int32_t left) {
+  return left >= 16 ? 0xffff : left <= 0 ? 0 : (__mmask16)((1 << left) - 1);
+}
+
+/* The units as rows: out [columns, value_dim]. */
+static TK_AMX void write_output(int32_t columns, int32_t value_dim, const float *units, float *out) {
+  const ptrdiff_t across = (ptrdiff_t)ceiling(value_dim, 32) * 4 * 16 * 16;
+  for (int32_t c = 0; c < columns; c++, out += value_dim) {
+    const float *row = units + c / 32 * across + c % 32 / 16 * (2 * 16 * 16) + c % 16 * 16;
+    for (int32_t e = 0; e < value_dim; e += 32, row += 4 * 16 * 16) {
+      _mm512_mask_storeu_ps(out + e, live_elements(value_dim - e), _mm512_load_ps(row));
+      if (e + 16 < value_dim) {
+        _mm512_mask_storeu_ps(out + e + 16, live_elements(value_dim - e - 16), _mm512_load_ps(row + 16 * 16));
+      }
     }
   }
 }
@@ -338,6 +383,7 @@ static TK_AMX void attend_group(const char *packed, int32_t columns, int32_t key
   for (int32_t c = 0; c < group; c++) {
     w->max[c] = -INFINITY;
     w->sum[c] = 0;
+    w->factor[c] = 1;
   }
   for (int32_t begin = 0; begin < count; begin += key_block) {
     const int32_t block = count - begin < key_block ? count - begin : key_block;
@@ -346,8 +392,9 @@ static TK_AMX void attend_group(const char *packed, int32_t columns, int32_t key
     for (int32_t t = 0; t < tiles; t++) {
       softmax_tile(w->scores + 2 * t * panel, block, scale, w->max + 16 * t, w->sum + 16 * t, w->factor + 16 * t);
     }
-    output_block(columns, value_dim, block, begin == 0, w, out);
+    output_block(columns, value_dim, block, begin == 0, w);
   }
+  write_output(columns, value_dim, w->output, out);
 }
 
 TK_AMX void tk_amx_attend_chunk(int32_t type, const void *packed, int32_t columns, int32_t key_dim,

@@ -32,6 +32,14 @@ TK_AMX_INLINE void tk_tile_load(const int tile, const void *from, ptrdiff_t stri
 #undef ONE
 }
 
+/* A load that does not displace what the first cache level holds. */
+TK_AMX_INLINE void tk_tile_stream(const int tile, const void *from, ptrdiff_t stride) {
+#define ONE(t)                                                                                                \
+  case t: __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(from), "r"(stride) : "memory"); break;
+  switch (tile) { TK_TILE_CASES(ONE) }
+#undef ONE
+}
+
 TK_AMX_INLINE void tk_tile_store(const int tile, void *to, ptrdiff_t stride) {
 #define ONE(t)                                                                                                \
   case t: __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(to), "r"(stride) : "memory"); break;

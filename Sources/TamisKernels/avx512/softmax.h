@@ -49,10 +49,22 @@ TK_SOFTMAX __m512 tk_avx512_exp(__m512 x) {
   return _mm512_maskz_scalef_ps(live, y, t);
 }
 
+/* The same with 2^f to 2^-18.4: what is rounded to bfloat16 next needs no more. */
+TK_SOFTMAX __m512 tk_avx512_exp_rough(__m512 x) {
+  const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __mmask16 live = _mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
+  __m512 y = _mm512_fmadd_ps(f, _mm512_set1_ps(0.0134267015f), _mm512_set1_ps(0.0522424467f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.241280213f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.693044841f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+  return _mm512_maskz_scalef_ps(live, y, t);
+}
+
 /* exp(scale * score - from), the exponent held at or below 0 against the fused product's missing rounding. */
 TK_SOFTMAX __m512 tk_avx512_softmax_weight(__m512 score, float scale, __m512 from) {
   const __m512 x = _mm512_fmsub_ps(score, _mm512_set1_ps(scale), from);
-  return tk_avx512_exp(_mm512_min_ps(_mm512_setzero_ps(), x)); /* min(0, NaN) is NaN in this order */
+  return tk_avx512_exp_rough(_mm512_min_ps(_mm512_setzero_ps(), x)); /* min(0, NaN) is NaN in this order */
 }
 
 /* [16][2] bfloat16: a and b, rounded to nearest even, element by element. */
@@ -63,9 +75,10 @@ TK_SOFTMAX __m512i tk_avx512_bf16_pairs(__m512 a, __m512 b) {
   return _mm512_permutexvar_epi16(order, halves);
 }
 
-/* sum[i] + pair[i][0] + pair[i][1]. */
+/* sum[i] + pair[i][0] + pair[i][1]; vdpbf16ps would take longer on Intel. */
 TK_SOFTMAX __m512 tk_avx512_add_pairs(__m512 sum, __m512i pair) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)pair, (__m512bh)_mm512_set1_epi32(0x3f803f80));
+  const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)));
+  return _mm512_add_ps(_mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16))), second);
 }
 
 /* Indices that interleave two rows of 32 bfloat16: elements 0..15 and 16..31 as [16][2]. */
