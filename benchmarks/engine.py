@@ -4,7 +4,7 @@ For every row it prints the time beside the share of this machine's own limits, 
 path beside the sparse one; and numpy and (when installed) PyTorch doing the same work as a competent user would write
 it. Writes a CSV that begins with a machine line, and a plot when matplotlib is there.
 
-    python benchmarks/engine.py                     # everything (about five minutes on two cores)
+    python benchmarks/engine.py                     # everything (a few minutes)
     python benchmarks/engine.py --quick             # decode up to 32K only
     python benchmarks/engine.py --isa avx512 --threads 1 --out engine
 
@@ -27,10 +27,9 @@ INDEX_MACS, ATTEND_MACS = INDEX_HEADS * INDEX_DIM, HEADS * (KEY + VALUE)
 
 
 def best(call, seconds=0.6, most=40):
-    """Milliseconds of the fastest of several calls, after one to warm up."""
-    call()
+    """Milliseconds of the fastest of several calls; a call longer than `seconds` is made once."""
     fastest, began, runs = float("inf"), time.perf_counter(), 0
-    while runs < 3 or (runs < most and time.perf_counter() - began < seconds):
+    while runs < most and (runs == 0 or time.perf_counter() - began < seconds):
         start = time.perf_counter()
         call()
         fastest = min(fastest, time.perf_counter() - start)
