@@ -46,6 +46,24 @@ import Testing
     expectFailure(.argument, "another cache") { _ = try toy.model.logits([(one, [1]), (other, [1])]) }
   }
 
+  /// Forks, and what match finds of an earlier text, go on as a text that was evaluated from its beginning.
+  @Test func sharedBeginningsGoOn() throws {
+    let toy = try Toy.exact(topK: 16)
+    let cache = try toy.makeCache()
+    let first = try TokenSequence.create(cache)
+    let whole = try toy.model.logits([(first, ids)], .all)
+    let fork = try first.fork(30)
+    let other: [Int32] = [9, 8, 7]
+    let forked = try toy.model.logits([(fork, other)], .all)
+    let fresh = try TokenSequence.create(toy.makeCache())
+    #expect(try Array(toy.model.logits([(fresh, ids.prefix(30) + other)], .all).suffix(3)) == forked)
+    let (matched, length) = try ids.withUnsafeBufferPointer {
+      try TokenSequence.match(cache, tokens: #require($0.baseAddress), count: 35)
+    }
+    #expect(length == 35)
+    #expect(try toy.model.logits([(matched, Array(ids[35...]))], .all) == Array(whole[35...]))
+  }
+
   /// The second sequence finds the cache full in the middle of the call, after several steps.
   @Test func aFullCacheLosesNothing() throws {
     var toy = try Toy.exact(stepRows: 16)

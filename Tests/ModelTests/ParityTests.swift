@@ -44,6 +44,18 @@ import Testing
     #expect(difference(try toy.logits(ids, chunk: chunk), try toy.logits(ids)) == 0)
   }
 
+  /// In fp32, and as models are opened by default: mapped bf16 weights, a bf16 cache, int8 index keys.
+  @Test(arguments: ["portable", "avx2", "avx512", "amx"])
+  func piecesOnEveryInstructionSet(isa: String) throws {
+    let ids = Array(tokens.prefix(120))
+    let config = try config(Toy.folder, ["index_topk": 32])
+    let exact = try Fixture.exact(Toy.folder.path, config, isa: isa)
+    #expect(try difference(exact.logits(ids, chunk: 1), exact.logits(ids)) == 0)
+    let mapped = try Fixture(Toy.folder.path, config, isa: isa)
+    let whole = try mapped.logits(ids)
+    for chunk in [1, 7] { #expect(try difference(mapped.logits(ids, chunk: chunk), whole) == 0) }
+  }
+
   @Test(arguments: [1, 50, 512])
   func stepsGiveTheSameLogits(rows: Int) throws {
     let ids = Array(tokens.prefix(300))
