@@ -38,7 +38,7 @@ typedef struct sequence_record {
   cache_record *of;
   int64_t length;
   int32_t token[MOST_TOKENS];
-  uint8_t known[MOST_TOKENS]; /* 0: extended without an id */
+  uint8_t known[MOST_TOKENS]; /* 0: extended without an id, or with a negative one, which matches nothing */
 } sequence_record;
 
 static host hosts[MOST_CONTEXTS];
@@ -148,15 +148,18 @@ static option_block options_of(const void *ours, size_t size) {
 /* --------------------------------------------------------------------------------------------------- the contexts */
 
 static void open_context(void) {
-  static const char *const names[] = {NULL,     NULL,  "portable", "avx2", "avxvnni", "avx512",
-                                      "amx", "neon", "portable", "",     "sse9"};
+#if defined(__x86_64__)
+  static const char *const names[] = {NULL, NULL, NULL, "portable", "avx2", "avxvnni", "avx512", "amx"};
+#else
+  static const char *const names[] = {NULL, NULL, NULL, "portable", "neon", NULL, "portable", "neon"};
+#endif
   if (host_count == MOST_CONTEXTS) return;
   host *self = &hosts[host_count];
   memset(self, 0, sizeof *self);
   pthread_mutex_init(&self->lock, NULL);
   tamis_ctx_options given = TAMIS_CTX_OPTIONS_INIT;
   given.threads = 1 + pick(3);
-  given.isa = names[pick(11)];
+  given.isa = chance(8) ? "sse9" : names[pick(8)];
   given.user = self;
   self->best_isa = given.isa == NULL;
   self->hooked = chance(176);
@@ -195,6 +198,14 @@ static host *some_host(void) {
 }
 
 static tamis_ctx *handle_of(const host *self) { return self == NULL ? NULL : self->ctx; }
+
+/* A context of the same instruction set, to repeat a call in: any for none, none for any. */
+static host *another_host(const host *self, int *exists) {
+  *exists = self != NULL && self->best_isa;
+  for (int i = 0; self == NULL && i < host_count; i++)
+    if (hosts[i].ctx != NULL && hosts[i].best_isa) return *exists = 1, &hosts[i];
+  return NULL;
+}
 
 static void check_counters(host *self) {
   for (int op = 0; op < OPERATORS; op++) {
@@ -491,6 +502,16 @@ static void score_and_select(void) {
       check_chosen_row(fused, row, visible_at(as_read(seen, options), row, q->t.shape[0], key->t.shape[0]));
   if (selected == TAMIS_OK && chosen == TAMIS_OK && best->t.shape[1] == fused->t.shape[1] && !scores->shared)
     check_fused(fused, top, best, scores);
+  int exists;
+  host *other = another_host(self, &exists);
+  if (selected == TAMIS_OK && exists) {
+    save_views();
+    freeze_views();
+    const tamis_status again = tamis_select(handle_of(other), pass(q), pass(w), pass(key), options.memory, pass(fused),
+                                            pass(top));
+    returned(again, other, TAMIS_OP_SELECT);
+    compare_views(again == TAMIS_OK);
+  }
   free(options.memory);
   free(seen.counts);
 }
@@ -520,7 +541,7 @@ static float *some_sink(const view *q) {
 }
 
 static float some_scale(int *tame) {
-  static const float scales[] = {0, 0, 0.125f, 1, -1, 1e30f, NAN, INFINITY, -1e-30f};
+  static const float scales[] = {0, 0.125f, 1, 0.5f, 4, 1e30f, NAN, INFINITY, -1};
   const unsigned which = chance(48) ? pick(9) : 0;
   *tame = which < 5;
   return scales[which];
@@ -588,6 +609,16 @@ static void attend_to_keys(void) {
   returned(status, self, TAMIS_OP_ATTEND);
   tame = tame && q->tame && key->tame && (value == NULL || value->tame);
   if (status == TAMIS_OK && tame) check_attended(out, lse);
+  int exists;
+  host *other = another_host(self, &exists);
+  if (status == TAMIS_OK && exists) {
+    save_views();
+    freeze_views();
+    const tamis_status again = tamis_attend(handle_of(other), pass(q), pass(key), pass(value), options.memory,
+                                            pass(out), pass(lse));
+    returned(again, other, TAMIS_OP_ATTEND);
+    compare_views(again == TAMIS_OK);
+  }
   free(options.memory);
   free(seen.counts);
   free(sink);
@@ -622,6 +653,15 @@ static void project_rows(void) {
   const tamis_status status = tamis_project(handle_of(self), pass(x), pass(weight), pass(out));
   returned(status, self, TAMIS_OP_PROJECT);
   if (status == TAMIS_OK && x->tame && weight->tame) each_row(out, expect_finite_run);
+  int exists;
+  host *other = another_host(self, &exists);
+  if (status == TAMIS_OK && exists) {
+    save_views();
+    freeze_views();
+    const tamis_status again = tamis_project(handle_of(other), pass(x), pass(weight), pass(out));
+    returned(again, other, TAMIS_OP_PROJECT);
+    compare_views(again == TAMIS_OK);
+  }
 }
 
 /* --------------------------------------------------------------------------------------- the cache and sequences */
@@ -629,6 +669,7 @@ static void project_rows(void) {
 static void open_cache(void) {
   if (cache_count == MOST_CACHES) return;
   host *self = some_host();
+  if (self == NULL && host_count > 0 && hosts[host_count - 1].ctx != NULL && !chance(16)) self = &hosts[host_count - 1];
   cache_record *made = &caches[cache_count];
   memset(made, 0, sizeof *made);
   tamis_cache_options given = TAMIS_CACHE_OPTIONS_INIT;
@@ -760,7 +801,7 @@ static void extend_sequence(void) {
   } else if (status == TAMIS_OK) {
     for (size_t i = 0; i < count; i++) {
       of->token[of->length + (int64_t)i] = known ? tokens[i] : 0;
-      of->known[of->length + (int64_t)i] = (uint8_t)known;
+      of->known[of->length + (int64_t)i] = (uint8_t)(known && tokens[i] >= 0);
     }
     of->length += (int64_t)count;
   }
@@ -910,13 +951,62 @@ static batch some_batch(void) {
   return made;
 }
 
-/* Runs check(indices, row, visible) for the rows of a batch. */
+/* Each row of a sequence sees itself and what is before it. */
 static void check_batch_rows(const view *indices, const batch *b) {
   int64_t row = 0;
   for (size_t s = 0; s < b->count; s++)
     for (int32_t i = 0; i < b->rows[s]; i++, row++)
       check_chosen_row(indices, row, b->length[s] - b->rows[s] + i + 1);
   MUST(row == indices->t.shape[0]);
+}
+
+/* Rows first ..< first + n of a view. */
+static tamis_tensor part_of(const view *v, int64_t first, int64_t n) {
+  int64_t stride[4] = {0};
+  byte_strides(&v->t, stride);
+  tamis_tensor part = v->t;
+  part.data = (uint8_t *)part.data + first * stride[0];
+  part.shape[0] = n;
+  return part;
+}
+
+/* The sequences of a batch, one call for each, give the bits of the batch. */
+static void select_one_by_one(const batch *b, uint32_t layer, const view *q, const view *w, const void *options,
+                              const view *indices, const view *top) {
+  int64_t row = 0;
+  int all = 1;
+  save_views();
+  freeze_views();
+  for (size_t s = 0; s < b->count; row += b->rows[s++]) {
+    const int64_t n = b->rows[s];
+    const tamis_tensor q_part = part_of(q, row, n), w_part = part_of(w, row, n), chosen = part_of(indices, row, n);
+    const tamis_tensor best = part_of(top == NULL ? indices : top, row, n);
+    const tamis_status status = tamis_seq_select(&b->seq[s], &b->rows[s], 1, layer, &q_part, &w_part, options, &chosen,
+                                                 top == NULL ? NULL : &best);
+    returned(status, b->of->owner, TAMIS_OP_SELECT);
+    all &= status == TAMIS_OK;
+  }
+  compare_views(all);
+}
+
+static void attend_one_by_one(const batch *b, uint32_t layer, const view *q, tamis_attend_options given,
+                              const view *indices, const view *out, const view *lse) {
+  int64_t row = 0;
+  int all = 1;
+  save_views();
+  freeze_views();
+  for (size_t s = 0; s < b->count; row += b->rows[s++]) {
+    const int64_t n = b->rows[s];
+    const tamis_tensor q_part = part_of(q, row, n), out_part = part_of(out, row, n);
+    const tamis_tensor keys = part_of(indices == NULL ? q : indices, row, n);
+    const tamis_tensor lse_part = part_of(lse == NULL ? q : lse, row, n);
+    if (indices != NULL) given.indices = &keys;
+    const tamis_status status = tamis_seq_attend(&b->seq[s], &b->rows[s], 1, layer, &q_part, &given, &out_part,
+                                                 lse == NULL ? NULL : &lse_part);
+    returned(status, b->of->owner, TAMIS_OP_ATTEND);
+    all &= status == TAMIS_OK;
+  }
+  compare_views(all);
 }
 
 static void select_in_sequences(void) {
@@ -931,13 +1021,14 @@ static void select_in_sequences(void) {
   if (chance(32)) given.k = (uint32_t)k;
   if (chance(4)) given.all_visible = 1;
   const option_block options = options_of(&given, sizeof given);
+  const uint32_t layer = pick((unsigned)b.of->layers);
   freeze_views();
   function = "tamis_seq_select";
-  const tamis_status status =
-      tamis_seq_select(b.seq, b.rows, chance(3) ? (size_t)absurd() : b.count, pick((unsigned)b.of->layers), pass(q),
-                       pass(w), options.memory, pass(indices), pass(top));
+  const tamis_status status = tamis_seq_select(b.seq, b.rows, chance(3) ? (size_t)absurd() : b.count, layer, pass(q),
+                                               pass(w), options.memory, pass(indices), pass(top));
   returned(status, b.of->owner, TAMIS_OP_SELECT);
   if (status == TAMIS_OK) check_batch_rows(indices, &b);
+  if (status == TAMIS_OK && b.count > 1) select_one_by_one(&b, layer, q, w, options.memory, indices, top);
   free(options.memory);
 }
 
@@ -960,13 +1051,14 @@ static void attend_in_sequences(void) {
   given.sink = sink;
   const option_block options = options_of(&given, sizeof given);
   if (indices != NULL) indices->unread = !options.full;
+  const uint32_t layer = pick((unsigned)b.of->layers);
   freeze_views();
   function = "tamis_seq_attend";
   const tamis_status status =
-      tamis_seq_attend(b.seq, b.rows, b.count, pick((unsigned)b.of->layers), pass(q), options.memory, pass(out),
-                       pass(lse));
+      tamis_seq_attend(b.seq, b.rows, b.count, layer, pass(q), options.memory, pass(out), pass(lse));
   returned(status, b.of->owner, TAMIS_OP_ATTEND);
   if (status == TAMIS_OK && tame && q->tame && b.tame) check_attended(out, lse);
+  if (status == TAMIS_OK && b.count > 1 && options.full) attend_one_by_one(&b, layer, q, given, indices, out, lse);
   free(options.memory);
   free(sink);
 }
@@ -1036,6 +1128,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   open_context();
   open_cache();
   create_sequence();
+  extend_sequence();
+  write_rows();
+  free_views();
   while (input.at < input.end) {
     steps[pick(sizeof steps / sizeof steps[0])]();
     free_views();

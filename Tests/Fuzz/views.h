@@ -298,7 +298,11 @@ static view *make_view_of(const char *name, int output, tamis_tensor plain) {
   if (kind == TOO_LARGE) {
     v->t = correct;
     kind = extent(&v->t, &bytes, &scale_count);
-    if (kind != BACKED) abort();
+    if (kind == TOO_LARGE) { /* of a cache with absurd dims */
+      const tamis_tensor small = {NULL, TAMIS_F32, 2, {1, 1}, {0}, NULL, 0};
+      v->t = small;
+      kind = extent(&v->t, &bytes, &scale_count);
+    }
   }
   v->impossible = kind == IMPOSSIBLE;
   allocate(v, v->impossible ? 64 : bytes, v->impossible ? 0 : scale_count);
@@ -343,6 +347,26 @@ static void check_views(int may_be_written) {
     if (!(v->output && may_be_written) && v->scale_count > 0 &&
         memcmp(v->scales, v->scales_before, v->scale_count * 4) != 0)
       violated(v->name);
+  }
+}
+
+/* The memory of all views, to see whether another call with the same inputs gives the same bits. */
+static uint8_t *saved[MOST_VIEWS];
+
+static void save_views(void) {
+  for (int i = 0; i < view_count; i++) {
+    const size_t whole = FRONT + views[i].bytes + FUZZ_TAIL;
+    saved[i] = malloc(whole);
+    if (saved[i] == NULL) abort();
+    memcpy(saved[i], views[i].block, whole);
+  }
+}
+
+static void compare_views(int must_be_same) {
+  for (int i = 0; i < view_count; i++) {
+    if (must_be_same && memcmp(saved[i], views[i].block, FRONT + views[i].bytes + FUZZ_TAIL) != 0)
+      violated("the same bits in another context");
+    free(saved[i]);
   }
 }
 

@@ -1,0 +1,90 @@
+// A libFuzzer target for the readers of files: the first byte of an input chooses JSON, safetensors, tokenizer.json
+// or text to encode, the rest is the file. A reader may refuse; the sanitizer and the traps judge the rest. Text must
+// always encode and decode. It is for long runs by hand (README.md); Tests/FormatsTests damages files in a fixed way
+// on every run of the tests.
+
+import Glibc
+import TamisFormats
+import TamisRuntime
+
+private func buffer(_ bytes: UnsafeRawBufferPointer) throws(TamisError) -> GrowableBuffer<UInt8> {
+  var held = GrowableBuffer<UInt8>(.unmetered)
+  for byte in bytes { try held.append(byte) }
+  return held
+}
+
+/// Reads every value as everything it could be.
+private func visit(_ value: JSONValue) {
+  _ = try? value.string()
+  _ = try? value.double()
+  _ = try? value.integer()
+  _ = value.member("a")
+  for element in value.elements { visit(element) }
+  for member in value.members {
+    visit(member.key)
+    visit(member.value)
+  }
+}
+
+private func readJSON(_ bytes: UnsafeRawBufferPointer) {
+  guard let document = try? JSONDocument(text: buffer(bytes), name: "input") else { return }
+  visit(document.root)
+}
+
+/// Reads every byte of every tensor. The sum is returned so that reading is not optimised away.
+private func readCheckpoint(_ bytes: UnsafeRawBufferPointer) -> UInt8 {
+  let path = "/dev/shm/tamis-fuzz-\(getpid())"
+  let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+  guard descriptor >= 0, write(descriptor, bytes.baseAddress, bytes.count) == bytes.count else { abort() }
+  close(descriptor)
+  defer { unlink(path) }
+  var sum: UInt8 = 0
+  guard let checkpoint = try? Checkpoint(path: path) else { return sum }
+  for index in 0..<checkpoint.count {
+    guard let tensor = checkpoint.tensor(at: index) else { abort() }
+    for byte in tensor.bytes { sum ^= byte }
+  }
+  return sum
+}
+
+/// The file, should it be a tokenizer, encodes itself.
+private func readTokenizer(_ bytes: UnsafeRawBufferPointer) {
+  guard let document = try? JSONDocument(text: buffer(bytes), name: "input"), let tokenizer = try? Tokenizer(document)
+  else { return }
+  var ids = GrowableBuffer<Int32>(.unmetered)
+  var text = GrowableBuffer<UInt8>(.unmetered)
+  guard (try? tokenizer.encode(bytes, into: &ids)) != nil else { return }
+  try? tokenizer.decode(ids.elements, skipsSpecial: true, into: &text)
+}
+
+/// Of the repository's root, where the target is started.
+nonisolated(unsafe) private let qwen = try? Tokenizer(path: "Tests/FormatsTests/Vectors/qwen.json")
+
+private func encodeText(_ bytes: UnsafeRawBufferPointer) {
+  guard let qwen else { abort() }
+  var ids = GrowableBuffer<Int32>(.unmetered)
+  var text = GrowableBuffer<UInt8>(.unmetered)
+  do {
+    try qwen.encode(bytes, Tokenizer.EncodingOptions(treatsSpecialAsText: bytes.count & 1 == 0), into: &ids)
+    try qwen.decode(ids.elements, skipsSpecial: false, into: &text)
+  } catch {
+    abort()
+  }
+}
+
+nonisolated(unsafe) private var lastSum: UInt8 = 0
+
+@_cdecl("LLVMFuzzerTestOneInput")
+public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ size: Int) -> CInt {
+  let input = UnsafeRawBufferPointer(start: data, count: size)
+  guard let kind = input.first else { return 0 }
+  let file = UnsafeRawBufferPointer(rebasing: input[1...])
+  switch kind {
+  case UInt8(ascii: "j"): readJSON(file)
+  case UInt8(ascii: "s"): lastSum = readCheckpoint(file)
+  case UInt8(ascii: "t"): readTokenizer(file)
+  case UInt8(ascii: "e"): encodeText(file)
+  default: break
+  }
+  return 0
+}
