@@ -86,6 +86,7 @@ typedef struct run {
   const float *scale;
   ptrdiff_t scale_stride;
   int count;
+  int reach; /* rows from `row` on that the call has, of which `count` are this run's */
   __m512 *lanes; /* [count rounded up to 64], used between blocks */
   float *scores;
 } run;
@@ -117,12 +118,21 @@ __attribute__((noinline)) TK_AMX static void expand_tiles(const tk_e4m3_tables *
   }
 }
 
+/* The rows that no pass asks for: a page of a cache is a call of its own, and its keys come from memory. */
+static TK_AMX void prefetch_first(const run *r) {
+  const uint8_t *row = r->row;
+  for (int i = 0; i < AHEAD && i < r->reach; i++, row += r->stride)
+    for (int at = 0; at < r->row_bytes; at += 64) _mm_prefetch((const char *)row + at, _MM_HINT_T0);
+}
+
 /* Loads A tile `t` of the rows of one strip into register `to`. `stage` [2][1024] keeps the expansion of a pair. */
 TK_AMX_INLINE void load_keys(const int mode, const int to, const tk_e4m3_tables *tables, uint8_t *stage,
-                             const run *r, const uint8_t *row, int rows, int t) {
+                             const run *r, const uint8_t *row, int rows, int reach, int t) {
   if (mode == DIRECT) {
-    for (int i = 0; i < 16; i++) /* a prefetch beyond the last row does nothing */
-      _mm_prefetch((const char *)((uintptr_t)row + (uintptr_t)((i + AHEAD) * r->stride + t * 64)), _MM_HINT_T0);
+    /* Rows behind the last are not keys, and fetching them would take the keys' place; then row is at hand. */
+    const uintptr_t ahead = (uintptr_t)row + (reach > AHEAD ? (uintptr_t)(AHEAD * r->stride) : 0);
+    for (int i = 0; i < 16; i++)
+      _mm_prefetch((const char *)(ahead + (uintptr_t)(i * r->stride + t * 64)), _MM_HINT_T0);
     tk_tile_load(to, row + t * 64, r->stride);
   } else if (mode == COPIED) {
     copy_tile(stage, row + t * 64, r->stride, rows, r->row_bytes - t * 64);
@@ -186,7 +196,7 @@ TK_AMX_INLINE void multiply(const int int8, const int mode, const int strips, co
     }
     if (vector == 0) {
       const int key = from + strip * 16, left = r->count - key;
-      load_keys(mode, a, tables, stage[strip], r, r->row + key * r->stride, left < 16 ? left : 16, t);
+      load_keys(mode, a, tables, stage[strip], r, r->row + key * r->stride, left < 16 ? left : 16, r->reach - key, t);
     }
     if (strip == 0) tk_tile_load(b, query + vector * TK_TILE_BYTES, 64);
     tk_tile_multiply(int8, c, a, b);
@@ -253,6 +263,7 @@ PASSES(e4m3_expanded, 0, EXPANDED)
 static run part_of(const run *r, int from, int count) {
   run part = *r;
   part.row += from * r->stride, part.scores += from, part.lanes += from, part.count = count;
+  part.reach -= from;
   if (r->scale != NULL) part.scale = (const float *)((const char *)r->scale + from * r->scale_stride);
   return part;
 }
@@ -283,8 +294,9 @@ TK_AMX void tk_amx_index_scores(int32_t type, const void *packed, int32_t heads,
   const int vectors = (int)head_vectors(heads), row_bytes = type == TK_BF16 ? dim * 2 : dim;
   const size_t tiles = row_tiles(type, dim);
   const run all = {.row = keys, .stride = key_stride, .row_bytes = row_bytes, .scale = key_scale,
-                   .scale_stride = scale_stride, .count = count, .lanes = lanes, .scores = scores};
+                   .scale_stride = scale_stride, .count = count, .reach = count, .lanes = lanes, .scores = scores};
   const int chunk = vectors <= 4 ? count : CHUNK;
+  prefetch_first(&all);
   for (int from = 0; from < count; from += chunk) {
     run r = part_of(&all, from, count - from < chunk ? count - from : chunk);
     r.lanes = lanes;
