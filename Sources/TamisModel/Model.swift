@@ -103,7 +103,8 @@ package final class Model: @unchecked Sendable {
 
   // MARK: Evaluating
 
-  /// Extends each sequence by its tokens. logits F32 as `rows` says, or nil: none.
+  /// Extends each sequence by its tokens. logits F32 as `rows` says, or nil: none. While it runs, a match on another
+  /// thread can find these tokens before their rows are written: match when no call extends what it may find.
   package func evaluate(
     _ requests: [Request], _ rows: LogitRows = .last, logits: Tensor?
   ) throws(TamisError) {
