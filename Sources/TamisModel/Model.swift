@@ -140,7 +140,10 @@ package final class Model: @unchecked Sendable {
       guard request.tokens.count <= config.maxPositions &- length else {
         throw TamisError(
           .argument,
-          "requests[\(number)]: \(length) + \(request.tokens.count) tokens, the model has \(config.maxPositions) positions")
+          """
+          requests[\(number)]: \(length) + \(request.tokens.count) tokens, \
+          the model has \(config.maxPositions) positions
+          """)
       }
       lengths.append(length)
       total = try Size.sum(total, request.tokens.count)

@@ -136,7 +136,9 @@ package struct ModelConfig: Sendable {
     }
   }
 
-  static func number(_ value: JSONValue?, in range: ClosedRange<Double>, else other: Double) throws(TamisError) -> Float {
+  static func number(
+    _ value: JSONValue?, in range: ClosedRange<Double>, else other: Double
+  ) throws(TamisError) -> Float {
     guard let value else { return Float(other) }
     let number = try value.double()
     guard range.contains(number) else { throw value.failure("a number in \(range.lowerBound)...\(range.upperBound)") }

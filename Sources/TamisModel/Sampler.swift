@@ -23,7 +23,9 @@ package enum Sampler {
     _ context: Context, _ logits: UnsafeBufferPointer<Float>, _ options: SamplerOptions, draws: UInt64
   ) throws(TamisError) -> Int32 {
     guard options.temperature >= 0, options.temperature <= 1e6, options.topK >= 0, options.topP > 0, options.topP <= 1
-    else { throw TamisError(.argument, "sampler: temperature is 0 to 1e6, top_k at least 0, top_p above 0 and up to 1") }
+    else {
+      throw TamisError(.argument, "sampler: temperature is 0 to 1e6, top_k at least 0, top_p above 0 and up to 1")
+    }
     guard logits.count <= Int(Int32.max) else { throw TamisError(.unsupported, "sampler: more than 2^31-1 logits") }
     guard let best = best(logits) else { throw TamisError(.argument, "sampler: no logit is a number above -infinity") }
     guard options.temperature > 0, logits[best] < .infinity else { return Int32(truncatingIfNeeded: best) }

@@ -61,8 +61,8 @@ final class WeightStore: @unchecked Sendable {
     return UnsafePointer(floats)
   }
 
-  /// The blocks [inputs, outputs] of rows [heads, rows, inputs] that begin at `first` in each head, transposed:
-  /// [heads, inputs, outputs]. The attention multiplies with W_UK transposed, and operators take rows.
+  /// The first `rows` rows of each head of a matrix [heads * headRows, inputs], transposed: [heads] of
+  /// [inputs, rows]. The attention multiplies with W_UK transposed, and operators take rows.
   func transposed(
     _ matrix: Tensor, heads: Int, headRows: Int, rows: Int
   ) throws(TamisError) -> [Tensor] {
@@ -104,7 +104,9 @@ final class WeightStore: @unchecked Sendable {
   }
 
   /// The scales of 128 x 128 blocks, one line of them for each row: [outputs, ceil(inputs / 128)].
-  private func rowScales(_ name: String, _ outputs: Int, _ inputs: Int) throws(TamisError) -> UnsafeMutablePointer<Float> {
+  private func rowScales(
+    _ name: String, _ outputs: Int, _ inputs: Int
+  ) throws(TamisError) -> UnsafeMutablePointer<Float> {
     let across = (inputs &+ WeightStore.scaleBlock &- 1) / WeightStore.scaleBlock
     let down = (outputs &+ WeightStore.scaleBlock &- 1) / WeightStore.scaleBlock
     let stored = try checkpoint.tensor("\(name)_scale_inv", shape: [down, across])

@@ -65,8 +65,10 @@ import Testing
     #expect(try layers(["index_topk_pattern": "FSF"]) == [.full, .shared, .full])
     #expect(try layers([:]) == [.full, .full, .full])
     // Layers 0 and 1 come before the offset; then one of four.
-    #expect(try layers(["index_topk_freq": 4, "index_skip_topk_offset": 2, "num_hidden_layers": 7, "mlp_layer_types": nil])
-      == [.full, .full, .shared, .shared, .shared, .full, .shared])
+    let schedule: [String: Any?] = [
+      "index_topk_freq": 4, "index_skip_topk_offset": 2, "num_hidden_layers": 7, "mlp_layer_types": nil,
+    ]
+    #expect(try layers(schedule) == [.full, .full, .shared, .shared, .shared, .full, .shared])
   }
 
   // MARK: Tensors
@@ -126,7 +128,8 @@ import Testing
       let byte = UInt8(truncatingIfNeeded: state >> 40) & 0xBF
       bytes.append(byte)
       let (exponent, mantissa) = (Int(byte >> 3) & 15, Float(byte & 7) / 8)
-      var value = exponent == 0 ? mantissa / 64 : (1 + mantissa) * Float(sign: .plus, exponent: exponent - 7, significand: 1)
+      let power = Float(sign: .plus, exponent: max(exponent, 1) - 7, significand: 1)
+      var value = (exponent == 0 ? mantissa : 1 + mantissa) * power
       if byte & 0x80 != 0 { value = -value }
       value *= scales[i / columns / 128 * across + i % columns / 128]
       let bits = UInt16(value.bitPattern >> 16)
