@@ -128,6 +128,7 @@ TK_AVX512_INLINE void tile(const int type, const int split, const int keys, cons
 typedef struct rows {
   const uint8_t *first;
   ptrdiff_t stride;
+  int reach; /* rows from `first` on that the call has */
   int dim;
   const tk_e4m3_tables *tables; /* TK_E4M3 */
 } rows;
@@ -149,9 +150,11 @@ TK_AVX512_INLINE void tile_e4m3(const int keys, const int vectors, const part *p
   }
 }
 
-TK_AVX512_INLINE void prefetch_rows(const rows *r, const uint8_t *row, int keys, int bytes) {
+/* Rows behind the last are not keys, and fetching them would take the keys' place; then `row` is at hand. */
+TK_AVX512_INLINE void prefetch_rows(const rows *r, const uint8_t *row, int from, int keys, int bytes) {
+  const ptrdiff_t distance = from + AHEAD < r->reach ? AHEAD * r->stride : 0;
   for (int i = 0; i < keys; i++) {
-    const uintptr_t ahead = (uintptr_t)row + (uintptr_t)((i + AHEAD) * r->stride);
+    const uintptr_t ahead = (uintptr_t)row + (uintptr_t)(i * r->stride + distance);
     for (int at = 0; at < bytes; at += 64) _mm_prefetch((const char *)(ahead + (uintptr_t)at), _MM_HINT_T0);
   }
 }
@@ -161,7 +164,7 @@ TK_AVX512_INLINE int run_tiles(const int type, const int keys, const int vectors
                                int from, int count, const int32_t *start, __m512 *lanes) {
   for (; from + keys <= count; from += keys) {
     const uint8_t *row = r->first + from * r->stride;
-    prefetch_rows(r, row, keys, type == TK_E4M3 ? r->dim : p->words * 4);
+    prefetch_rows(r, row, from, keys, type == TK_E4M3 ? r->dim : p->words * 4);
     if (type == TK_E4M3)
       tile_e4m3(keys, vectors, p, row, r, lanes + from);
     else
@@ -233,14 +236,21 @@ TK_AVX512 static void group_lanes(int32_t type, const uint8_t *packed, int32_t h
   }
 }
 
+/* The rows that no tile asks for: a page of a cache is a call of its own, and its keys come from memory. */
+static TK_AVX512 void prefetch_first(const uint8_t *row, ptrdiff_t stride, int32_t count, int bytes) {
+  for (int32_t i = 0; i < AHEAD && i < count; i++, row += stride)
+    for (int at = 0; at < bytes; at += 64) _mm_prefetch((const char *)row + at, _MM_HINT_T0);
+}
+
 TK_AVX512 void tk_avx512_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim,
                                       const void *keys, ptrdiff_t key_stride, const float *key_scale,
                                       ptrdiff_t scale_stride, int32_t count, float *scores) {
   __m512 lanes[GROUP];
   const tk_e4m3_tables tables = tk_e4m3_load_tables();
+  prefetch_first(keys, key_stride, count, type == TK_E4M3 ? dim : dim * element_bytes(type));
   for (int32_t from = 0; from < count; from += GROUP) {
     const int32_t size = count - from < GROUP ? count - from : GROUP;
-    const rows r = {(const uint8_t *)keys + from * key_stride, key_stride, dim, &tables};
+    const rows r = {(const uint8_t *)keys + from * key_stride, key_stride, count - from, dim, &tables};
     group_lanes(type, packed, heads, &r, size, lanes);
     for (int32_t at = 0; at < size; at += 16) {
       const float *scale =
