@@ -210,7 +210,8 @@ TAMIS_API tamis_status tamis_topk(tamis_ctx *ctx, const tamis_tensor *scores, co
                                   const tamis_tensor *indices);
 
 /* index_scores and topk in one pass that never stores the scores: scratch is O(k) for each query row in work,
- * whatever m is, and the result is bit-identical to the two calls. indices [n, k]: I32; top_scores [n, k]: F32 or
+ * whatever m is, and the result is bit-identical to the two calls (a NaN score is reported as the -infinity that it
+ * ranks as). indices [n, k]: I32; top_scores [n, k]: F32 or
  * NULL: the scores of the chosen, in the same order, -infinity where the index is -1.
  * Rows that see at most k keys choose all of them; without top_scores their keys are not even scored. */
 TAMIS_API tamis_status tamis_select(tamis_ctx *ctx, const tamis_tensor *q, const tamis_tensor *w,
@@ -294,7 +295,7 @@ TAMIS_API void tamis_seq_free(tamis_seq *seq);
 TAMIS_API tamis_status tamis_seq_fork(tamis_seq *seq, int64_t length, tamis_seq **fork);
 
 /* A fork of the living sequence of this cache that shares the longest beginning with tokens[0..count-1], cut to
- * *matched tokens (0: a new empty sequence). Positions extended without token ids match nothing. */
+ * *matched tokens (0: a new empty sequence). Positions extended without token ids, or with ids below 0, match nothing. */
 TAMIS_API tamis_status tamis_seq_match(tamis_cache *cache, const int32_t *tokens, size_t count, tamis_seq **seq,
                                        int64_t *matched);
 

@@ -14,7 +14,7 @@ package enum Merge {
     let heads = out.shape[1]
     let width = out.shape[2]
     let token = context.beginCall()
-    let others = context.parallel(count: out.shape[0], workers: context.threads) { row, _ in
+    let others = context.parallel(count: heads == 0 ? 0 : out.shape[0], workers: context.threads) { row, _ in
       guard !context.cancelled(token) else { return }
       let log = lse.row(row).assumingMemoryBound(to: Float.self)
       let otherLog = otherLSE.row(row).assumingMemoryBound(to: Float.self)
