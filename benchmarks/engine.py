@@ -174,7 +174,8 @@ def plot(rows, path, machine):
     ]:
         if all(name in r for r in rows):
             axis.plot(x, [r[name] for r in rows], marker="o", label=label)
-    axis.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="ms for one token and layer", title=machine)
+    axis.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="ms for one token and layer")
+    axis.set_title(machine, fontsize=8)
     axis.set_xticks(x, [f"{v // 1024}K" for v in x])
     axis.grid(alpha=0.3)
     axis.legend()
