@@ -183,10 +183,8 @@ package struct Tensor {
 
   /// Bytes of the scale array (8-bit dtypes).
   private var scaleExtent: Int {
-    guard scale != nil, dtype.isScaled, extent > 0 else { return 0 }
-    var rows = 1
-    for axis in 0..<(rank &- 1) { rows &*= shape[axis] }
-    return rows &* scalesPerRow &* 4
+    guard scale != nil, dtype.isScaled, columns > 0 else { return 0 }
+    return count / columns &* scalesPerRow &* 4
   }
 
   /// Do the two views, or their scales, share a byte?
