@@ -181,21 +181,12 @@ package struct Tensor {
   /// Where the scale of element [.., 0] of flattened row `i` lies (rows over all leading axes).
   package var scalesPerRow: Int { block == 0 ? 1 : (columns &+ block &- 1) / block }
 
-  /// Bytes of the scale array (8-bit dtypes).
-  private var scaleExtent: Int {
-    guard scale != nil, dtype.isScaled, columns > 0 else { return 0 }
-    return count / columns &* scalesPerRow &* 4
-  }
-
-  /// Do the two views, or their scales, share a byte?
+  /// Do the two views share a byte?
   package func overlaps(_ other: Tensor) -> Bool {
-    for (a, aBytes) in [(UInt(bitPattern: data), extent), (UInt(bitPattern: scale), scaleExtent)] where aBytes > 0 {
-      for (b, bBytes) in [(UInt(bitPattern: other.data), other.extent), (UInt(bitPattern: other.scale), other.scaleExtent)]
-      where bBytes > 0 && a < b &+ UInt(bBytes) && b < a &+ UInt(aBytes) {
-        return true
-      }
-    }
-    return false
+    guard extent > 0, other.extent > 0 else { return false }
+    let a = UInt(bitPattern: data)
+    let b = UInt(bitPattern: other.data)
+    return a < b &+ UInt(other.extent) && b < a &+ UInt(extent)
   }
 
   /// Writing through a view whose rows overlap each other would make the result depend on the order of writing.
