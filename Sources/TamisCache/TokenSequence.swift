@@ -163,6 +163,17 @@ package final class TokenSequence: @unchecked Sendable {
     if let old, isNew { cache.context.release(old.memory, bytes: old.bytes) }
   }
 
+  /// Gives the rows from `first` on their token ids: from now on they match. All layers have written them.
+  package func name(first: Int, _ tokens: UnsafeBufferPointer<Int32>) throws(TamisError) {
+    try busy.enter("sequence")
+    defer { busy.leave() }
+    guard first >= 0, first <= count, tokens.count <= count &- first else {
+      throw TamisError(.argument, "rows \(first) to \(first) + \(tokens.count) are not within the length \(count)")
+    }
+    guard let source = tokens.baseAddress, let ledger = entry.pointee.ledger else { return }
+    cache.locked { _ in (ledger.tokens + first).update(from: source, count: tokens.count) }
+  }
+
   /// The ledger, or a larger one with the same contents that is not the sequence's yet.
   private func roomFor(pages: Int, tokens: Int) throws(TamisError) -> Ledger {
     guard let old = entry.pointee.ledger else {

@@ -17,24 +17,6 @@ package struct ModelOptions: Sendable {
   package init() {}
 }
 
-package struct Request {
-  package let sequence: TokenSequence
-  /// At least one.
-  package let tokens: UnsafeBufferPointer<Int32>
-
-  package init(_ sequence: TokenSequence, _ tokens: UnsafeBufferPointer<Int32>) {
-    self.sequence = sequence
-    self.tokens = tokens
-  }
-}
-
-package enum LogitRows: Sendable {
-  /// Of each request, after its last token: [requests, vocabulary].
-  case last
-  /// After every token, in the order of the requests: [tokens, vocabulary].
-  case all
-}
-
 package final class Model: @unchecked Sendable {
   package let config: ModelConfig
   private let context: Context
@@ -103,14 +85,16 @@ package final class Model: @unchecked Sendable {
 
   // MARK: Evaluating
 
-  /// Extends each sequence by its tokens. logits F32 as `rows` says, or nil: none. While it runs, a match on another
-  /// thread can find these tokens before their rows are written: match when no call extends what it may find.
+  /// Extends each sequence by its tokens. logits F32 as `options.rows` says, or nil: none. A match on another thread
+  /// finds tokens whose rows all layers have written, never others.
   package func evaluate(
-    _ requests: [Request], _ rows: LogitRows = .last, logits: Tensor?
+    _ requests: [Request], _ options: EvaluateOptions = EvaluateOptions(), logits: Tensor?
   ) throws(TamisError) {
-    let lengths = try check(requests, rows, logits: logits)
+    let lengths = try check(requests, options.rows, logits: logits)
+    let longest = zip(requests, lengths).reduce(0) { max($0, $1.0.tokens.count &+ $1.1) }
+    let choice = try Choice(options, config, longest: longest)
     do {
-      try evaluate(requests, lengths, rows, logits)
+      try evaluate(requests, lengths, options.rows, choice, logits)
     } catch {
       // Truncation to a length that was is refused only if another thread uses the sequence against its contract.
       for (request, length) in zip(requests, lengths) { try? request.sequence.truncate(Int64(length)) }
@@ -157,25 +141,21 @@ package final class Model: @unchecked Sendable {
   }
 
   private func evaluate(
-    _ requests: [Request], _ lengths: [Int], _ rows: LogitRows, _ logits: Tensor?
+    _ requests: [Request], _ lengths: [Int], _ rows: LogitRows, _ choice: Choice, _ logits: Tensor?
   ) throws(TamisError) {
     guard let cache = requests.first?.sequence.cache else { return }
     let token = context.beginCall()
     let total = requests.reduce(0) { $0 &+ $1.tokens.count }
-    let longest = zip(requests, lengths).reduce(0) { max($0, $1.0.tokens.count &+ $1.1) }
-    let topK = config.index.map { longest > $0.topK ? $0.topK : 0 } ?? 0
-    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: topK)
+    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: choice.k)
     var work = Work(requests: requests, lengths: lengths)
     var written = 0
     while true {
       let (segments, finished) = work.next(rows: space.rows)
       guard !segments.isEmpty else { return }
-      for segment in segments {
-        try segment.sequence.extend(segment.tokens.baseAddress, segment.tokens.count)
-      }
-      let step = Step(
-        context, config, space, cache, segments, token: token, topK: config.index?.topK ?? 0)
+      for segment in segments { try segment.sequence.extend(nil, segment.tokens.count) }
+      let step = Step(context, config, space, cache, segments, token: token, choice)
       try step.run(embeddings: embeddings, layers: layers, frequencies: frequencies, store: store)
+      for segment in segments { try segment.sequence.name(first: segment.first, segment.tokens) }
       guard let logits else { continue }
       let wanted = rows == .all ? Array(0..<step.rows) : finished
       guard !wanted.isEmpty else { continue }
@@ -222,7 +202,7 @@ private struct Work {
       let count = min(rows &- taken, tokens.count &- done)
       segments.append(
         Segment(
-          sequence: requests[request].sequence, first: lengths[request] &+ done,
+          sequence: requests[request].sequence, request: request, first: lengths[request] &+ done,
           tokens: UnsafeBufferPointer(rebasing: tokens[done..<done &+ count])))
       taken &+= count
       done &+= count

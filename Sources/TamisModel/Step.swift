@@ -12,6 +12,8 @@ func sigmoid(_ x: Float) -> Float { 1 / (1 + expf(-x)) }
 
 struct Segment {
   let sequence: TokenSequence
+  /// The number of its request.
+  let request: Int
   /// Position of its first row.
   let first: Int
   let tokens: UnsafeBufferPointer<Int32>
@@ -28,12 +30,13 @@ struct Step {
   let rows: Int
   private let sequences: [TokenSequence]
   private let counts: [Int32]
-  /// Keys that a row selects; nil: every row sees few enough keys to attend to all of them.
-  private let topK: Int?
+  private let choice: Choice
+  /// Do the rows select keys, or attend to all of them?
+  private let selects: Bool
 
   init(
     _ context: Context, _ config: ModelConfig, _ space: Workspace, _ cache: Cache, _ segments: [Segment],
-    token: CallToken, topK: Int
+    token: CallToken, _ choice: Choice
   ) {
     self.context = context
     self.config = config
@@ -44,8 +47,8 @@ struct Step {
     rows = segments.reduce(0) { $0 &+ $1.tokens.count }
     sequences = segments.map { $0.sequence }
     counts = segments.map { Int32(truncatingIfNeeded: $0.tokens.count) }
-    let longest = segments.reduce(0) { max($0, $1.first &+ $1.tokens.count) }
-    self.topK = config.index != nil && longest > topK ? topK : nil
+    self.choice = choice
+    selects = choice.selects(keys: segments.reduce(0) { max($0, $1.first &+ $1.tokens.count) })
   }
 
   /// space.hidden [rows, hidden] becomes the output of the last layer.
@@ -131,6 +134,7 @@ struct Step {
     }
     try absorbQueries(weights)
     try writeAndSelect(weights.index, layer: layer)
+    if selects, let hook = choice.hook { try call(hook, layer: layer) }
     let q = try heads3(space.absorbed, config.heads, config.keyDim)
     let shape = try cache.attention(q: q, scale: config.rotary.softmaxScale(queryDim: config.queryDim), sink: nil)
     try Batch.attend(
@@ -211,10 +215,21 @@ struct Step {
     }
   }
 
-  /// [rows, topK], or nil: dense.
+  /// [rows, k], or nil: dense.
   private func selected() throws(TamisError) -> Tensor? {
-    guard let topK else { return nil }
-    return try floatView(space.indices, .i32, rows: rows, columns: topK)
+    guard selects else { return nil }
+    return try floatView(space.indices, .i32, rows: rows, columns: choice.k)
+  }
+
+  private func call(_ hook: SelectionHook, layer: Int) throws(TamisError) {
+    var row = 0
+    for segment in segments {
+      let count = segment.tokens.count
+      try hook.call(
+        layer: layer, request: segment.request, first: segment.first, rows: count, k: choice.k,
+        indices: space.indices + row &* choice.k)
+      row &+= count
+    }
   }
 
   // MARK: Feed-forward

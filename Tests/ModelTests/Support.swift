@@ -92,8 +92,14 @@ struct Fixture {
 }
 
 extension Model {
-  func logits(_ requests: [(TokenSequence, [Int32])], _ rows: LogitRows = .last) throws -> [[Float]] {
-    let count = rows == .all ? requests.reduce(0) { $0 + $1.1.count } : requests.count
+  func logits(_ requests: [(TokenSequence, [Int32])], _ rows: LogitRows) throws -> [[Float]] {
+    try logits(requests, EvaluateOptions(rows: rows))
+  }
+
+  func logits(
+    _ requests: [(TokenSequence, [Int32])], _ options: EvaluateOptions = EvaluateOptions()
+  ) throws -> [[Float]] {
+    let count = options.rows == .all ? requests.reduce(0) { $0 + $1.1.count } : requests.count
     let memory = UnsafeMutablePointer<Float>.allocate(capacity: count * config.vocabulary)
     memory.initialize(repeating: .nan, count: count * config.vocabulary)
     defer { memory.deallocate() }
@@ -105,7 +111,7 @@ extension Model {
       views.append(Request(request.0, UnsafeBufferPointer(rebasing: buffer[..<request.1.count])))
     }
     try evaluate(
-      views, rows,
+      views, options,
       logits: Tensor(
         "logits", data: memory, dtype: DType.f32.rawValue, rank: 2, shape: SIMD4(count, config.vocabulary, 0, 0),
         stride: SIMD4(repeating: 0), scale: nil, block: 0))
