@@ -7,45 +7,6 @@ import TamisOperators
 import TamisRuntime
 import Testing
 
-/// What a hook is called with, and what it does there.
-private final class Hook {
-  struct Call: Equatable {
-    var layer: Int
-    var request: Int
-    var first: Int
-    var k: Int
-    /// [rows][k]
-    var keys: [[Int32]]
-  }
-
-  var calls: [Call] = []
-  var answer: Int32 = 0
-  /// Changes the keys of one row, which stands at `position`.
-  var change: (_ keys: UnsafeMutableBufferPointer<Int32>, _ position: Int) -> Void = { _, _ in }
-  var visit: () throws -> Void = {}
-
-  var options: EvaluateOptions {
-    var options = EvaluateOptions(rows: .all)
-    options.attention = .sparse
-    options.selection = SelectionHook(
-      { user, layer, request, first, rows, k, indices in
-        guard let user, let indices else { return 99 }
-        let hook = Unmanaged<Hook>.fromOpaque(user).takeUnretainedValue()
-        let (rows, k) = (Int(rows), Int(k))
-        var keys: [[Int32]] = []
-        for row in 0..<rows {
-          let mine = UnsafeMutableBufferPointer(start: indices + row * k, count: k)
-          keys.append(Array(mine))
-          hook.change(mine, Int(first) + row)
-        }
-        hook.calls.append(Call(layer: Int(layer), request: Int(request), first: Int(first), k: k, keys: keys))
-        do { try hook.visit() } catch { Issue.record(error) }
-        return hook.answer
-      }, user: Unmanaged.passUnretained(self).toOpaque())
-    return options
-  }
-}
-
 @Suite struct SelectionTests {
   private let ids = (0..<40).map { Int32($0 * 53 % 2048) }
 
@@ -132,6 +93,22 @@ private final class Hook {
         #expect(chosen.count == min(6, first + i + 1) && chosen == chosen.sorted() && Set(chosen).count == chosen.count)
         #expect(chosen.allSatisfy { $0 <= first + i })
       }
+    }
+  }
+
+  /// The keys that each layer attends to are exactly those that transformers selects; a shared layer has those of the
+  /// layer below.
+  @Test(arguments: [("deepseek_v32", [0, 1, 2]), ("glm_moe_dsa", [0, 0, 1])], [60, 7])
+  func selectedKeysAreThoseOfTransformers(family: (name: String, layers: [Int]), stepRows: Int) throws {
+    let folder = Tiny.folder(family.name)
+    let golden = try Golden(folder.appendingPathComponent("golden.safetensors").path)
+    let tiny = try Fixture.exact(folder.path, config(folder), stepRows: stepRows)
+    let hook = Hook()
+    let sequence = try TokenSequence.create(tiny.makeCache())
+    _ = try tiny.model.logits([(sequence, golden.integers("input_ids"))], hook.options)
+    for (layer, recorded) in family.layers.enumerated() {
+      let keys = hook.calls.filter { $0.layer == layer }.flatMap { $0.keys }.flatMap { $0 }
+      #expect(try keys == golden.integers("selected.\(recorded)"))
     }
   }
 

@@ -1,6 +1,7 @@
-"""Tiny random checkpoints of three decoder families and the fp32 logits that Hugging Face transformers (5.23)
-computes for them, as transformers writes them: python3 make_vectors.py. Weights are rounded to bfloat16 before the
-logits are computed, so that the small files hold exactly what was used. index_topk is far below the length."""
+"""Tiny random checkpoints of three decoder families, as transformers writes them, and what Hugging Face transformers
+(5.23) computes for them in fp32: logits, and the keys that each layer with an indexer selects. python3
+make_vectors.py. Weights are rounded to bfloat16 first, so that the small files hold exactly what was used. index_topk
+is far below the length."""
 
 import itertools
 import os
@@ -35,19 +36,25 @@ LENGTH = 60
 MARGIN = 3e-5
 
 
-class Margins:
-    """Records the smallest margin of the indexers' top-k while it is in place."""
+class Selections:
+    """Records the indexers' top-k while it is in place: the smallest margin, and the keys of each layer, ascending and
+    padded with -1 ([length, k])."""
 
     def __enter__(self):
-        self.smallest, self.topk = float("inf"), torch.Tensor.topk
+        self.smallest, self.layers, self.topk = float("inf"), [], torch.Tensor.topk
 
         def topk(scores, k, *arguments, **options):
+            chosen = self.topk(scores, k, *arguments, **options)
             if scores.shape[-1] == LENGTH:
-                for row in scores.reshape(-1, LENGTH):
+                layer = torch.full((LENGTH, k), -1, dtype=torch.int32)
+                for i, (row, keys) in enumerate(zip(scores.reshape(-1, LENGTH), chosen.indices.reshape(-1, k))):
                     best = row[row > float("-inf")].sort(descending=True).values
                     if len(best) > k:
                         self.smallest = min(self.smallest, float((best[k - 1] - best[k]) / best.abs().max()))
-            return self.topk(scores, k, *arguments, **options)
+                    seen = keys[row[keys] > float("-inf")].sort().values
+                    layer[i, :len(seen)] = seen
+                self.layers.append(layer)
+            return chosen
 
         torch.Tensor.topk = topk
         return self
@@ -85,14 +92,16 @@ def main():
         ids = torch.randint(0, COMMON["vocab_size"], (1, LENGTH), generator=torch.Generator().manual_seed(3))
         for seed in itertools.count():
             randomise(model, seed)
-            with torch.no_grad(), Margins() as margins:
+            with torch.no_grad(), Selections() as selections:
                 logits = model(ids, use_cache=False).logits[0]
-            if margins.smallest > MARGIN:
+            if selections.smallest > MARGIN:
                 break
         model.bfloat16().save_pretrained(folder)
         os.remove(os.path.join(folder, "generation_config.json"))
-        save_file({"input_ids": ids.int(), "logits": logits.contiguous()}, os.path.join(folder, "golden.safetensors"))
-        print(name, "seed", seed, "margin", margins.smallest)
+        golden = {"input_ids": ids.int(), "logits": logits.contiguous()}
+        golden |= {f"selected.{i}": layer for i, layer in enumerate(selections.layers)}
+        save_file(golden, os.path.join(folder, "golden.safetensors"))
+        print(name, "seed", seed, "margin", selections.smallest)
 
 
 main()
