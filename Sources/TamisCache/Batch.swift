@@ -1,6 +1,6 @@
-// select and attend over the pages of several sequences of one cache in one call: each sequence becomes one job of
-// the operators, so the bits are those of one call for each, and of flat tensors. Refuses sequences of other caches,
-// a sequence named twice, and rows that do not add up.
+// select, attend and the mass of attended keys over the pages of several sequences of one cache in one call: each
+// sequence becomes one job of the operators, so the bits are those of one call for each, and of flat tensors. Refuses
+// sequences of other caches, a sequence named twice, and rows that do not add up.
 
 package import TamisOperators
 package import TamisRuntime
@@ -36,17 +36,22 @@ package enum Batch {
     var entered = Entered(sequences, rows)
     defer { entered.leave() }
     let cache = try entered.enter(n: q.shape[0], layer: layer)
-    let layout = cache.layout
-    var jobs: [AttendJob] = []
-    try entered.forEachJob { (job: BatchJob) throws(TamisError) in
-      let keys = layout.rows(layout.key, layer: layer, count: job.length, table: job.table)
-      let values =
-        layout.ownValues ? layout.rows(layout.value, layer: layer, count: job.length, table: job.table) : nil
-      jobs.append(
-        AttendJob(
-          keys: keys, values: values, firstQuery: job.firstQuery, queries: job.queries, visible: try job.visible()))
-    }
+    let jobs = try entered.attendJobs(cache.layout, layer: layer)
     try Attend.run(cache.context, shape, q: q, jobs: jobs, indices: indices, out: out, lse: lse)
+  }
+
+  /// How much attention the keys got in the call to attend that gave `lse` [n, heads], row by row in order on the
+  /// calling thread: the number of the sequence among those with rows, its keys (nil: 0, 1, 2 ...) and their mass.
+  package static func mass(
+    _ sequences: [TokenSequence], rows: UnsafePointer<Int32>, layer: Int, _ shape: Attention, q: Tensor,
+    indices: Tensor?, lse: Tensor,
+    _ body: (_ sequence: Int, _ keys: UnsafePointer<Int32>?, _ mass: UnsafeBufferPointer<Float>) -> Void
+  ) throws(TamisError) {
+    var entered = Entered(sequences, rows)
+    defer { entered.leave() }
+    let cache = try entered.enter(n: q.shape[0], layer: layer)
+    let jobs = try entered.attendJobs(cache.layout, layer: layer)
+    try AttentionMass.run(cache.context, shape, q: q, jobs: jobs, indices: indices, lse: lse, body)
   }
 }
 
@@ -118,5 +123,18 @@ private struct Entered {
       try body(BatchJob(table: table, length: sequence.count, firstQuery: firstQuery, queries: queries))
       firstQuery &+= queries
     }
+  }
+
+  func attendJobs(_ layout: PageLayout, layer: Int) throws(TamisError) -> [AttendJob] {
+    var jobs: [AttendJob] = []
+    try forEachJob { (job: BatchJob) throws(TamisError) in
+      let keys = layout.rows(layout.key, layer: layer, count: job.length, table: job.table)
+      let values =
+        layout.ownValues ? layout.rows(layout.value, layer: layer, count: job.length, table: job.table) : nil
+      jobs.append(
+        AttendJob(
+          keys: keys, values: values, firstQuery: job.firstQuery, queries: job.queries, visible: try job.visible()))
+    }
+    return jobs
   }
 }

@@ -9,10 +9,13 @@ package struct Request {
   package let sequence: TokenSequence
   /// At least one.
   package let tokens: UnsafeBufferPointer<Int32>
+  /// Takes the attention of these tokens; several requests may share one, which then sums over them.
+  package let trace: AttentionTrace?
 
-  package init(_ sequence: TokenSequence, _ tokens: UnsafeBufferPointer<Int32>) {
+  package init(_ sequence: TokenSequence, _ tokens: UnsafeBufferPointer<Int32>, trace: AttentionTrace? = nil) {
     self.sequence = sequence
     self.tokens = tokens
+    self.trace = trace
   }
 }
 

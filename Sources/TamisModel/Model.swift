@@ -93,9 +93,12 @@ package final class Model: @unchecked Sendable {
     let lengths = try check(requests, options.rows, logits: logits)
     let longest = zip(requests, lengths).reduce(0) { max($0, $1.0.tokens.count &+ $1.1) }
     let choice = try Choice(options, config, longest: longest)
+    let traces = try Traces(requests, layers: config.layers)
     do {
       try evaluate(requests, lengths, options.rows, choice, logits)
+      traces.end(failed: false)
     } catch {
+      traces.end(failed: true)
       // Truncation to a length that was is refused only if another thread uses the sequence against its contract.
       for (request, length) in zip(requests, lengths) { try? request.sequence.truncate(Int64(length)) }
       throw error
@@ -146,7 +149,8 @@ package final class Model: @unchecked Sendable {
     guard let cache = requests.first?.sequence.cache else { return }
     let token = context.beginCall()
     let total = requests.reduce(0) { $0 &+ $1.tokens.count }
-    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: choice.k)
+    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: choice.k,
+      traces: requests.contains { $0.trace != nil })
     var work = Work(requests: requests, lengths: lengths)
     var written = 0
     while true {
@@ -180,6 +184,32 @@ package final class Model: @unchecked Sendable {
   }
 }
 
+/// The traces of a call, each begun once.
+private struct Traces {
+  private var begun: [(trace: AttentionTrace, rows: Int)] = []
+
+  init(_ requests: [Request], layers: Int) throws(TamisError) {
+    for request in requests {
+      guard let trace = request.trace else { continue }
+      if let i = begun.firstIndex(where: { $0.trace === trace }) {
+        begun[i].rows &+= request.tokens.count
+        continue
+      }
+      do {
+        try trace.begin(layers: layers)
+      } catch {
+        end(failed: true)
+        throw error
+      }
+      begun.append((trace, request.tokens.count))
+    }
+  }
+
+  func end(failed: Bool) {
+    for (trace, rows) in begun { trace.end(rows: failed ? nil : rows) }
+  }
+}
+
 /// The tokens that are still to be evaluated, in the order of the requests.
 private struct Work {
   let requests: [Request]
@@ -202,7 +232,8 @@ private struct Work {
       let count = min(rows &- taken, tokens.count &- done)
       segments.append(
         Segment(
-          sequence: requests[request].sequence, request: request, first: lengths[request] &+ done,
+          sequence: requests[request].sequence, request: request, trace: requests[request].trace,
+          first: lengths[request] &+ done,
           tokens: UnsafeBufferPointer(rebasing: tokens[done..<done &+ count])))
       taken &+= count
       done &+= count

@@ -14,6 +14,7 @@ struct Segment {
   let sequence: TokenSequence
   /// The number of its request.
   let request: Int
+  let trace: AttentionTrace?
   /// Position of its first row.
   let first: Int
   let tokens: UnsafeBufferPointer<Int32>
@@ -96,16 +97,16 @@ struct Step {
   }
 
   /// y [rows, outputs] = x [rows, inputs] W^T
-  private func project(_ x: Floats, _ weight: Tensor, to y: Floats, rows: Int? = nil) throws(TamisError) {
+  func project(_ x: Floats, _ weight: Tensor, to y: Floats, rows: Int? = nil) throws(TamisError) {
     let rows = rows ?? self.rows
     try Project.run(
       context, x: floatView(x, rows: rows, columns: weight.shape[1]), weight: weight,
       out: floatView(y, rows: rows, columns: weight.shape[0]))
   }
 
-  private func heads3(_ data: Floats, _ heads: Int, _ dim: Int) throws(TamisError) -> Tensor {
+  private func heads3(_ data: Floats, _ heads: Int, _ dim: Int, rows: Int? = nil) throws(TamisError) -> Tensor {
     try Tensor(
-      "model", data: data, dtype: DType.f32.rawValue, rank: 3, shape: SIMD4(rows, heads, dim, 0),
+      "model", data: data, dtype: DType.f32.rawValue, rank: 3, shape: SIMD4(rows ?? self.rows, heads, dim, 0),
       stride: SIMD4(repeating: 0), scale: nil, block: 0)
   }
 
@@ -137,11 +138,31 @@ struct Step {
     if selects, let hook = choice.hook { try call(hook, layer: layer) }
     let q = try heads3(space.absorbed, config.heads, config.keyDim)
     let shape = try cache.attention(q: q, scale: config.rotary.softmaxScale(queryDim: config.queryDim), sink: nil)
+    let isTraced = segments.contains { $0.trace != nil }
     try Batch.attend(
       sequences, rows: counts, layer: layer, shape, q: q, indices: selected(),
-      out: heads3(space.attended, config.heads, config.latent), lse: nil)
+      out: heads3(space.attended, config.heads, config.latent),
+      lse: isTraced ? floatView(space.lse, rows: rows, columns: config.heads) : nil)
+    if isTraced { try trace(layer: layer, shape) }
     try expandValues(weights)
     try project(space.values, weights.out, to: space.added)
+  }
+
+  /// Each sequence that is traced on its own: the others' rows cost nothing.
+  private func trace(layer: Int, _ shape: Attention) throws(TamisError) {
+    var row = 0
+    for segment in segments {
+      let (first, count) = (row, segment.tokens.count)
+      row &+= count
+      guard let trace = segment.trace else { continue }
+      try Batch.mass(
+        [segment.sequence], rows: [Int32(truncatingIfNeeded: count)], layer: layer, shape,
+        q: heads3(
+          space.absorbed + first &* config.heads &* config.keyDim, config.heads, config.keyDim, rows: count),
+        indices: selected(first..<row),
+        lse: floatView(space.lse + first &* config.heads, rows: count, columns: config.heads)
+      ) { _, keys, mass in trace.add(layer: layer, keys: keys, mass) }
+    }
   }
 
   /// q~ = W_UK^T q_nope, head by head.
@@ -216,9 +237,10 @@ struct Step {
   }
 
   /// [rows, k], or nil: dense.
-  private func selected() throws(TamisError) -> Tensor? {
+  private func selected(_ range: Range<Int>? = nil) throws(TamisError) -> Tensor? {
     guard selects else { return nil }
-    return try floatView(space.indices, .i32, rows: rows, columns: choice.k)
+    let range = range ?? 0..<rows
+    return try floatView(space.indices + range.lowerBound &* choice.k, .i32, rows: range.count, columns: choice.k)
   }
 
   private func call(_ hook: SelectionHook, layer: Int) throws(TamisError) {
@@ -229,73 +251,6 @@ struct Step {
         layer: layer, request: segment.request, first: segment.first, rows: count, k: choice.k,
         indices: space.indices + row &* choice.k)
       row &+= count
-    }
-  }
-
-  // MARK: Feed-forward
-
-  /// space.normed -> space.added
-  private func feedForward(_ weights: FeedForwardWeights) throws(TamisError) {
-    switch weights {
-    case .dense(let weights): try gated(weights, space.normed, rows: rows, to: space.added)
-    case .mixture(let weights): try mixture(weights)
-    }
-  }
-
-  private func gated(_ weights: GatedWeights, _ x: Floats, rows: Int, to y: Floats) throws(TamisError) {
-    try project(x, weights.gate, to: space.gate, rows: rows)
-    try project(x, weights.up, to: space.up, rows: rows)
-    let width = weights.gate.shape[0]
-    context.parallel(count: rows, workers: min(rows, context.threads)) { row, _ in
-      for i in row &* width..<(row &+ 1) &* width {
-        let gate = space.gate[i]
-        space.gate[i] = gate * sigmoid(gate) * space.up[i]
-      }
-    }
-    try project(space.gate, weights.down, to: y, rows: rows)
-  }
-
-  /// The shared expert and then each routed one in ascending order, so a row's bits do not depend on its neighbours.
-  private func mixture(_ weights: MixtureWeights) throws(TamisError) {
-    guard let experts = config.experts else { return }
-    if let shared = weights.shared {
-      try gated(shared, space.normed, rows: rows, to: space.added)
-    } else {
-      space.added.update(repeating: 0, count: rows &* config.hidden)
-    }
-    try project(space.normed, weights.router, to: space.logits)
-    let router = Router(experts: experts)
-    let routerScratch = space.logits + space.rows &* experts.routed
-    forRows { row in
-      router.choose(
-        space.logits + row &* experts.routed, bias: weights.bias,
-        scratch: routerScratch + row &* (experts.routed &+ experts.groups),
-        chosen: space.chosen + row &* experts.perToken, weights: space.weights + row &* experts.perToken)
-    }
-    for (number, expert) in weights.experts.enumerated() {
-      try runExpert(expert, Int32(truncatingIfNeeded: number), experts.perToken)
-    }
-  }
-
-  private func runExpert(_ weights: GatedWeights, _ number: Int32, _ perToken: Int) throws(TamisError) {
-    let width = config.hidden
-    let places = space.expertRows + space.rows
-    var count = 0
-    for row in 0..<rows {
-      for place in row &* perToken..<(row &+ 1) &* perToken where space.chosen[place] == number {
-        space.expertRows[count] = Int32(truncatingIfNeeded: row)
-        places[count] = Int32(truncatingIfNeeded: place)
-        (space.gathered + count &* width).update(from: space.normed + row &* width, count: width)
-        count &+= 1
-        break
-      }
-    }
-    guard count > 0 else { return }
-    try gated(weights, space.gathered, rows: count, to: space.expertOut)
-    for i in 0..<count {
-      let to = space.added + Int(space.expertRows[i]) &* width
-      let weight = space.weights[Int(places[i])]
-      for column in 0..<width { to[column] += weight * space.expertOut[i &* width &+ column] }
     }
   }
 }

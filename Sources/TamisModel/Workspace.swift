@@ -18,6 +18,7 @@ final class Workspace {
   let key: Floats  // [rows, latent + rope]
   let absorbed: Floats  // [rows, heads, latent + rope]
   let attended: Floats  // [rows, heads, latent]
+  let lse: Floats  // [rows, heads]: traced calls only
   let values: Floats  // [rows, heads * value]
   let rotary: RotaryRows
   let indexQuery: Floats  // [rows, index heads, index dim]
@@ -34,7 +35,7 @@ final class Workspace {
   let expertRows: UnsafeMutablePointer<Int32>  // [2, rows]: row, and its place in chosen
 
   /// topK: keys that a row selects at most in this call; 0: no selection.
-  init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int) throws(TamisError) {
+  init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int, traces: Bool) throws(TamisError) {
     let index = config.index
     let experts = config.experts
     let widest = max(
@@ -43,7 +44,8 @@ final class Workspace {
     let half = config.rope / 2
     let perRow = [
       config.hidden, config.hidden, config.hidden, config.queryLatent, config.heads &* config.queryDim, config.keyDim,
-      config.heads &* config.keyDim, config.heads &* config.latent, config.heads &* config.value, half, half,
+      config.heads &* config.keyDim, config.heads &* config.latent, traces ? config.heads : 0,
+      config.heads &* config.value, half, half,
       (index?.heads ?? 0) &* (index?.dim ?? 0), index?.dim ?? 0, index?.heads ?? 0, topK, widest, widest, routing,
       experts?.perToken ?? 0, experts?.perToken ?? 0, config.hidden, config.hidden, 2,
     ]
@@ -74,6 +76,7 @@ final class Workspace {
     key = floats()
     absorbed = floats()
     attended = floats()
+    lse = floats()
     values = floats()
     rotary = RotaryRows(half: half, cosine: floats(), sine: floats())
     indexQuery = floats()

@@ -61,6 +61,17 @@ package struct Attention {
 
   /// Can the kernels read rows of this dtype where they lie?
   func readsDirectly(_ dtype: DType) -> Bool { dtype == (type == Int32(TK_F32) ? .f32 : .bf16) }
+
+  /// Row s as an operand of the kernels: where it lies if it is one already, else in memory.
+  func operand(_ rows: Rows, _ s: Int, to memory: UnsafeMutableRawPointer) -> UnsafeRawPointer {
+    if readsDirectly(rows.dtype) { return rows.row(s) }
+    if type == Int32(TK_F32) {
+      loadFloats(rows.dtype, rows.row(s), nil, 1, rows.elements, to: memory.assumingMemoryBound(to: Float.self), kernels)
+    } else {
+      rows.expand(s, to: memory.assumingMemoryBound(to: UInt16.self), kernels)
+    }
+    return UnsafeRawPointer(memory)
+  }
 }
 
 /// Query rows over the keys of one sequence.

@@ -160,13 +160,13 @@ struct AttendWork {
     for i in 0..<count {
       let s = list.list.map { Int($0[first &+ i]) } ?? first &+ i
       if plan.memory.expandsKeys {
-        work.keyRows[i] = expand(unit.keys, s, to: work.keys + i &* shape.keyDim &* shape.elementBytes)
+        work.keyRows[i] = shape.operand(unit.keys, s, to: work.keys + i &* shape.keyDim &* shape.elementBytes)
       } else {
         work.keyRows[i] = unit.keys.row(s)
       }
       guard let values = unit.values else { continue }
       if plan.memory.expandsValues {
-        work.valueRows[i] = expand(values, s, to: work.values + i &* shape.valueDim &* shape.elementBytes)
+        work.valueRows[i] = shape.operand(values, s, to: work.values + i &* shape.valueDim &* shape.elementBytes)
       } else {
         work.valueRows[i] = values.row(s)
       }
@@ -176,17 +176,6 @@ struct AttendWork {
       Int32(truncatingIfNeeded: shape.valueDim), work.keyRows, unit.values == nil ? work.keyRows : work.valueRows,
       Int32(truncatingIfNeeded: count), shape.scale, result.out + column &* shape.valueDim, result.max + column,
       result.sum + column, work.kernel)
-  }
-
-  /// Row s as an operand of the kernels; where it lies if it is one already.
-  private func expand(_ rows: Rows, _ s: Int, to memory: UnsafeMutableRawPointer) -> UnsafeRawPointer {
-    if shape.readsDirectly(rows.dtype) { return rows.row(s) }
-    if shape.type == Int32(TK_F32) {
-      loadFloats(rows.dtype, rows.row(s), nil, 1, rows.elements, to: memory.assumingMemoryBound(to: Float.self), kernels)
-    } else {
-      rows.expand(s, to: memory.assumingMemoryBound(to: UInt16.self), kernels)
-    }
-    return UnsafeRawPointer(memory)
   }
 
   private func clear(_ result: Result, columns: Range<Int>) {

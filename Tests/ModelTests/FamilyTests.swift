@@ -1,7 +1,7 @@
 // Tiny random checkpoints of each family, as transformers writes them, against the fp32 logits that transformers
 // computes for them (Vectors/make_vectors.py), at 60 positions with 8 keys selected; and that parts of the
-// configuration matter (MutationTests.swift has what goes wrong inside the layers). Measured on AVX-512, worst position, in parts of its
-// largest logit: deepseek_v32 5.2e-6, deepseek_v3 4.8e-6, glm_moe_dsa 2.7e-6.
+// configuration matter (MutationTests.swift has what goes wrong inside the layers). Measured on AVX-512, worst
+// position, in parts of its largest logit: deepseek_v32 5.2e-6, deepseek_v3 4.8e-6, glm_moe_dsa 2.7e-6.
 
 import Foundation
 import TamisCache

@@ -97,7 +97,8 @@ extension Model {
   }
 
   func logits(
-    _ requests: [(TokenSequence, [Int32])], _ options: EvaluateOptions = EvaluateOptions()
+    _ requests: [(TokenSequence, [Int32])], _ options: EvaluateOptions = EvaluateOptions(),
+    traces: [AttentionTrace?] = []
   ) throws -> [[Float]] {
     let count = options.rows == .all ? requests.reduce(0) { $0 + $1.1.count } : requests.count
     let memory = UnsafeMutablePointer<Float>.allocate(capacity: count * config.vocabulary)
@@ -106,9 +107,10 @@ extension Model {
     let ids = requests.map { UnsafeMutableBufferPointer<Int32>.allocate(capacity: max($0.1.count, 1)) }
     defer { ids.forEach { $0.deallocate() } }
     var views: [Request] = []
-    for (buffer, request) in zip(ids, requests) {
+    for (i, (buffer, request)) in zip(ids, requests).enumerated() {
       _ = buffer.initialize(from: request.1)
-      views.append(Request(request.0, UnsafeBufferPointer(rebasing: buffer[..<request.1.count])))
+      let tokens = UnsafeBufferPointer(rebasing: buffer[..<request.1.count])
+      views.append(Request(request.0, tokens, trace: i < traces.count ? traces[i] : nil))
     }
     try evaluate(
       views, options,

@@ -1,6 +1,7 @@
-// attend, merge, project and quantise: against the Double reference on every instruction set, and to the bit across
-// threads and batches.
+// attend, the mass of its keys, merge, project and quantise: against the Double reference on every instruction set, and
+// to the bit across threads and batches.
 
+import Glibc
 import TamisOperators
 import TamisReference
 import TamisRuntime
@@ -64,15 +65,59 @@ private struct Run {
     return (out, lse)
   }
 
-  func reference() -> Attended {
+  /// What the kernels multiply with.
+  func operands(_ buffer: Buffer) -> [Double] {
     let direct = c.key == .bf16 || c.key == .f32 || c.key == .f16
-    func round(_ x: Double) -> Double { direct ? x : roundedToBF16(x) }
+    return direct ? buffer.values : buffer.values.map(roundedToBF16)
+  }
+
+  func reference() -> Attended {
     return TamisReference.attend(
       AttentionShape(
         queries: c.n, keys: c.m, heads: c.heads, keyHeads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim),
-      queries: q.values, keys: key.values.map(round), values: value?.values.map(round),
+      queries: q.values, keys: operands(key), values: value.map(operands),
       scale: 1 / Double(c.keyDim).squareRoot(), indices: indices?.ints, visible: nil,
       sink: c.sink ? sink.map(Double.init) : nil)
+  }
+}
+
+extension Run {
+  /// The keys of each row as they are listed, and their softmax probabilities averaged over heads.
+  func referenceMass() -> [[(key: Int, mass: Double)]] {
+    let (queries, keys) = (q.values, operands(key))
+    return (0..<c.n).map { row in
+      let k = c.k ?? 0
+      let listed = indices.map { Array($0.ints[row * k..<(row + 1) * k]) } ?? Array(0...c.m - c.n + row)
+      var mass = Array(repeating: 0.0, count: listed.count)
+      for head in 0..<c.heads {
+        let logits = listed.map { s -> Double in
+          guard s >= 0 else { return -.infinity }
+          let at = (row * c.heads + head) * c.keyDim
+          let from = (s * c.kvHeads + head / (c.heads / c.kvHeads)) * c.keyDim
+          return zip(queries[at..<at + c.keyDim], keys[from..<from + c.keyDim]).reduce(0) { $0 + $1.0 * $1.1 }
+            / Double(c.keyDim).squareRoot()
+        }
+        let sum = (logits + (c.sink ? [Double(sink[head])] : [])).reduce(0) { $0 + exp($1) }
+        for (i, logit) in logits.enumerated() { mass[i] += exp(logit) / sum / Double(c.heads) }
+      }
+      return Array(zip(listed, mass))
+    }
+  }
+
+  func mass(_ context: Context, lse: Buffer) throws -> [[(key: Int, mass: Float)]] {
+    var rows: [[(key: Int, mass: Float)]] = []
+    let shape = try Attention(
+      context, q: q.tensor, kvHeads: c.kvHeads, keyDim: c.keyDim, valueDim: c.valueDim, keyDType: c.key, scale: 0,
+      sink: nil)
+    let job = AttendJob(
+      keys: Rows(key.tensor), values: nil, firstQuery: 0, queries: c.n,
+      visible: try Visible(counts: nil, all: false, queries: c.n, keys: c.m))
+    try AttentionMass.run(context, shape, q: q.tensor, jobs: [job], indices: indices?.tensor, lse: lse.tensor) {
+      number, keys, mass in
+      #expect(number == 0)
+      rows.append(mass.enumerated().map { i, mass in (keys.map { Int($0[i]) } ?? i, mass) })
+    }
+    return rows
   }
 }
 
@@ -103,6 +148,25 @@ func attendEqualsTheReference(isa: String) throws {
     for (got, want) in zip(lse.floats, expected.lse) {
       #expect(got.isFinite ? abs(Double(got) - want) <= (exact ? 1e-4 : 2e-2) : Double(got) == want)
     }
+  }
+}
+
+@Test(arguments: usableISAs)
+func massIsTheSoftmax(isa: String) throws {
+  for (seed, c) in cases.enumerated() {
+    let run = Run(c, seed: UInt64(seed + 51))
+    let context = makeContext(isa, threads: 2)
+    let mass = try run.mass(context, lse: run.attend(context).lse)
+    let expected = run.referenceMass()
+    try #require(mass.count == expected.count)
+    let tolerance = c.key == .f32 || c.key == .f16 ? 1e-5 : 1e-3
+    for (got, want) in zip(mass, expected) {
+      #expect(got.map(\.key) == want.map(\.key))
+      let worst = zip(got, want).map { abs(Double($0.mass) - $1.mass) }.max() ?? 0
+      #expect(worst <= tolerance, "case \(seed)")
+    }
+    let alone = try run.mass(makeContext(isa), lse: run.attend(context).lse)
+    #expect(mass.map { $0.map(\.mass.bitPattern) } == alone.map { $0.map(\.mass.bitPattern) })
   }
 }
 

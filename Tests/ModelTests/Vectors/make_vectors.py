@@ -1,7 +1,7 @@
 """Tiny random checkpoints of three decoder families, as transformers writes them, and what Hugging Face transformers
-(5.23) computes for them in fp32: logits, and the keys that each layer with an indexer selects. python3
-make_vectors.py. Weights are rounded to bfloat16 first, so that the small files hold exactly what was used. index_topk
-is far below the length."""
+(5.23) computes for them in fp32: logits, the keys that each layer with an indexer selects, and the attention mass of
+each key (mean over heads; all rows, and the last row alone). python3 make_vectors.py. Weights are rounded to bfloat16
+first, so that the small files hold exactly what was used. index_topk is far below the length."""
 
 import itertools
 import os
@@ -96,9 +96,14 @@ def main():
                 logits = model(ids, use_cache=False).logits[0]
             if selections.smallest > MARGIN:
                 break
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            attentions = model(ids, use_cache=False, output_attentions=True).attentions
+        mass = torch.stack([layer[0].double().mean(0) for layer in attentions])  # [layers, rows, keys]
         model.bfloat16().save_pretrained(folder)
         os.remove(os.path.join(folder, "generation_config.json"))
         golden = {"input_ids": ids.int(), "logits": logits.contiguous()}
+        golden |= {"mass": mass.sum(1).float(), "mass_last": mass[:, -1].float().contiguous()}
         golden |= {f"selected.{i}": layer for i, layer in enumerate(selections.layers)}
         save_file(golden, os.path.join(folder, "golden.safetensors"))
         print(name, "seed", seed, "margin", selections.smallest)
