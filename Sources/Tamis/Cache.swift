@@ -245,6 +245,7 @@ public func tamis_seq_attend(
     try requireAttendOutputs(q, shape, out: out, lse: lse, indices: indices)
     try requireApart(out, "out", from: (q, "q"), (lse, "lse"), (indices, "indices"))
     if let lse { try requireApart(lse, "lse", from: (q, "q"), (indices, "indices")) }
+    try requireApart(given, out: out, lse: lse)
     try Batch.attend(
       sequences, rows: rows, layer: Int(layer), shape, q: q, indices: indices, out: out, lse: lse)
   }

@@ -48,6 +48,7 @@ public func tamis_index_scores(
     try require(scores, "scores", axis: 0, is: q.shape[0])
     try require(scores, "scores", axis: 1, is: key.shape[0])
     try requireApart(scores, "scores", from: (q, "q"), (w, "w"), (key, "key"))
+    try requireApart(scores, "scores", fromArray: given.visible, count: q.shape[0], "visible")
     try IndexScores.run(context, indexer, job: job, scores: scores)
   }
 }
@@ -103,6 +104,7 @@ public func tamis_topk(
     try require(scores, "scores", .f32)
     try requireIndices(indices, rows: scores.shape[0], k: given.k)
     try requireApart(indices, "indices", from: (scores, "scores"))
+    try requireApart(indices, "indices", fromArray: given.visible, count: scores.shape[0], "visible")
     let visible = try Visible(
       counts: given.visible, all: given.all_visible != 0, queries: scores.shape[0], keys: scores.shape[1])
     try TopK.run(context, scores: scores, visible: visible, k: indices.shape[1], indices: indices)
@@ -125,7 +127,11 @@ public func tamis_select(
     try requireIndices(indices, rows: q.shape[0], k: given.k)
     try requireTopScores(topScores, like: indices)
     try requireApart(indices, "indices", from: (q, "q"), (w, "w"), (key, "key"), (topScores, "top_scores"))
-    if let topScores { try requireApart(topScores, "top_scores", from: (q, "q"), (w, "w"), (key, "key")) }
+    try requireApart(indices, "indices", fromArray: given.visible, count: q.shape[0], "visible")
+    if let topScores {
+      try requireApart(topScores, "top_scores", from: (q, "q"), (w, "w"), (key, "key"))
+      try requireApart(topScores, "top_scores", fromArray: given.visible, count: q.shape[0], "visible")
+    }
     try Select.run(context, indexer, jobs: [job], k: indices.shape[1], indices: indices, topScores: topScores)
   }
 }
@@ -153,6 +159,7 @@ public func tamis_attend(
     try requireAttendOutputs(q, shape, out: out, lse: lse, indices: indices)
     try requireApart(out, "out", from: (q, "q"), (key, "key"), (value, "value"), (lse, "lse"), (indices, "indices"))
     if let lse { try requireApart(lse, "lse", from: (q, "q"), (key, "key"), (value, "value"), (indices, "indices")) }
+    try requireApart(given, out: out, lse: lse)
     let visible = try Visible(
       counts: given.visible, all: given.all_visible != 0 || (indices != nil && q.shape[0] > key.shape[0]),
       queries: q.shape[0], keys: key.shape[0])
@@ -183,6 +190,15 @@ private func isView(_ value: Tensor?, of key: Tensor) -> Bool {
   return value.data == key.data && value.dtype == key.dtype && value.scale == nil && key.scale == nil
     && value.stride[0] == key.stride[0] && (value.stride[1] == key.stride[1] || key.shape[1] == 1)
     && value.shape[2] <= key.shape[2]
+}
+
+/// The arrays of the options are inputs too.
+func requireApart(_ options: tamis_attend_options, out: Tensor, lse: Tensor?) throws(TamisError) {
+  try requireApart(out, "out", fromArray: options.sink, count: out.shape[1], "sink")
+  try requireApart(out, "out", fromArray: options.visible, count: out.shape[0], "visible")
+  guard let lse else { return }
+  try requireApart(lse, "lse", fromArray: options.sink, count: out.shape[1], "sink")
+  try requireApart(lse, "lse", fromArray: options.visible, count: out.shape[0], "visible")
 }
 
 func requireAttendOutputs(

@@ -44,6 +44,9 @@ package struct Attention {
     guard scale.isFinite, scale >= 0 else {
       throw TamisError(.argument, "options: softmax_scale is \(scale), expected a finite number above 0")
     }
+    guard UInt(bitPattern: sink) % UInt(MemoryLayout<Float>.alignment) == 0 else {
+      throw TamisError(.argument, "options: sink is not aligned to 4 bytes")
+    }
     kernels = context.kernels
     type = Int32(keyDType == .f32 || keyDType == .f16 ? TK_F32 : TK_BF16)
     heads = q.shape[1]

@@ -181,17 +181,30 @@ package struct Tensor {
   /// Where the scale of element [.., 0] of flattened row `i` lies (rows over all leading axes).
   package var scalesPerRow: Int { block == 0 ? 1 : (columns &+ block &- 1) / block }
 
-  /// Do the two views share a byte?
+  /// Addresses of the scale array (8-bit dtypes), one run of floats for each row over all leading axes.
+  private var scaleSpan: AddressSpan {
+    guard scale != nil, dtype.isScaled, extent > 0 else { return AddressSpan(scale, bytes: 0) }
+    var rows = 1
+    for axis in 0..<(rank &- 1) { rows &*= shape[axis] }
+    return AddressSpan(scale, bytes: rows &* scalesPerRow &* 4)
+  }
+
+  private var span: AddressSpan { AddressSpan(data, bytes: extent) }
+
+  /// Do the two views, or their scales, share a byte?
   package func overlaps(_ other: Tensor) -> Bool {
-    guard extent > 0, other.extent > 0 else { return false }
-    let a = UInt(bitPattern: data)
-    let b = UInt(bitPattern: other.data)
-    return a < b &+ UInt(other.extent) && b < a &+ UInt(extent)
+    overlaps(other.span) || overlaps(other.scaleSpan)
+  }
+
+  /// Does the view, or its scales, share a byte with other memory of the call?
+  package func overlaps(_ other: AddressSpan) -> Bool {
+    span.meets(other) || scaleSpan.meets(other)
   }
 
   /// Writing through a view whose rows overlap each other would make the result depend on the order of writing.
   package func requireWritable(_ name: StaticString) throws(TamisError) {
     guard !dtype.isPacked else { return }
+    guard !span.meets(scaleSpan) else { throw TamisError(.argument, "\(name): its scale lies in its own data") }
     var below = dtype.bytes
     for axis in stride.indices.reversed() where axis < rank && shape[axis] > 1 {
       guard stride[axis] >= below else {
@@ -199,6 +212,22 @@ package struct Tensor {
       }
       below = stride[axis] &* shape[axis]
     }
+  }
+}
+
+/// Memory that a call reads or writes.
+package struct AddressSpan {
+  private let start: UInt
+  private let bytes: UInt
+
+  /// `bytes` is not negative.
+  package init(_ start: UnsafeRawPointer?, bytes: Int) {
+    self.start = UInt(bitPattern: start)
+    self.bytes = UInt(bitPattern: bytes)
+  }
+
+  func meets(_ other: AddressSpan) -> Bool {
+    bytes > 0 && other.bytes > 0 && start < other.start &+ other.bytes && other.start < start &+ bytes
   }
 }
 
@@ -218,6 +247,18 @@ package func require(_ tensor: Tensor, _ name: StaticString, axis: Int, is size:
 package func require(_ tensor: Tensor, _ name: StaticString, _ dtypes: DType...) throws(TamisError) {
   for dtype in dtypes where tensor.dtype == dtype { return }
   throw TamisError(.argument, "\(name): dtype \(tensor.dtype.name) is not accepted here")
+}
+
+/// No output may share memory with an array that the options point to.
+package func requireApart<Element>(
+  _ output: Tensor, _ name: StaticString, fromArray array: UnsafePointer<Element>?, count: Int,
+  _ arrayName: StaticString
+) throws(TamisError) {
+  guard let array else { return }
+  let bytes = try Size.product(count, MemoryLayout<Element>.stride)
+  if output.overlaps(AddressSpan(array, bytes: bytes)) {
+    throw TamisError(.argument, "\(name): shares memory with options->\(arrayName)")
+  }
 }
 
 /// No output may share memory with an input or another output.

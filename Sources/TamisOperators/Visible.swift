@@ -19,6 +19,9 @@ package struct Visible {
     self.counts = counts
     if let counts {
       guard !all else { throw TamisError(.argument, "options: visible and all_visible exclude each other") }
+      guard UInt(bitPattern: counts) % 4 == 0 else {
+        throw TamisError(.argument, "options: visible is not aligned to 4 bytes")
+      }
       first = 0
       step = 0
       for i in 0..<queries where counts[i] < 0 || Int(counts[i]) > keys {

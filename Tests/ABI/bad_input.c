@@ -306,6 +306,16 @@ static void verbs(void) {
     REFUSED("tamis_select", tamis_select(ctx, &q, &w, &key, &options[i], &indices, NULL));
     if (i != 1) REFUSED("tamis_index_scores", tamis_index_scores(ctx, &q, &w, &key, &options[i], &scores));
   }
+  options[4].all_visible = 0;
+  options[4].visible = (const int32_t *)(const void *)((const char *)m.visible + 1);
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_topk", tamis_topk(ctx, &scores, &options[4], &indices));
+  options[4].visible = m.indices; /* zeros: legal counts, but in the output's own memory */
+  memset(m.indices, 0, sizeof m.indices);
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_topk", tamis_topk(ctx, &scores, &options[4], &indices));
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_select", tamis_select(ctx, &q, &w, &key, &options[4], &indices, &top));
+  options[4].visible = (const int32_t *)(const void *)m.scores;
+  memset(m.scores, 0, sizeof m.scores);
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_index_scores", tamis_index_scores(ctx, &q, &w, &key, &options[4], &scores));
   /* Causal: n queries cannot be the last n of fewer than n positions. */
   const tamis_tensor single = tensor(m.key, TAMIS_F32, 2, 1, DIM, 0);
   REFUSED("tamis_select", tamis_select(ctx, &q, &w, &single, NULL, &indices, NULL));
@@ -350,6 +360,11 @@ static void attends(void) {
   options.visible = m.visible;
   options.all_visible = 1;
   REFUSED("tamis_attend", tamis_attend(ctx, &q, &key, &value, &options, &out, &lse));
+  options.all_visible = 0;
+  options.sink = (const float *)(const void *)((const char *)m.spare + 2);
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_attend", tamis_attend(ctx, &q, &key, &value, &options, &out, &lse));
+  options.sink = m.lse + 1;
+  REFUSED_WITH(TAMIS_E_ARGUMENT, "tamis_attend", tamis_attend(ctx, &q, &key, &value, &options, &out, &lse));
 }
 
 /* ------------------------------------------------------------------------------------------------- contexts */

@@ -346,3 +346,27 @@ func quantiseEqualsTheReference(isa: String) throws {
   #expect(sample.flops == UInt64(valid * 2 * 2 * 12))
   #expect(sample.denseFlops == UInt64((97 + 98 + 99 + 100) * 2 * 2 * 12))
 }
+
+@Test func outputsMayNotShareMemoryWithInputsOrTheirScales() throws {
+  let x = Buffer(.f32, [4, 16])
+  let inX = x.tensor.data.assumingMemoryBound(to: Float.self)
+  let codes = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
+  defer { codes.deallocate() }
+  func quantize(scale: UnsafeMutablePointer<Float>, data: UnsafeMutableRawPointer) -> Status? {
+    do throws(TamisError) {
+      let out = try Tensor(
+        "out", data: data, dtype: DType.i8.rawValue, rank: 2, shape: SIMD4(4, 16, 0, 0),
+        stride: SIMD4(repeating: 0), scale: scale, block: 0)
+      try Quantize.run(
+        Context.unmetered, x: x.tensor, how: Quantization(powerOfTwo: false, hadamard: false), out: out)
+      return nil
+    } catch {
+      return error.status
+    }
+  }
+  let scales = UnsafeMutablePointer<Float>.allocate(capacity: 4)
+  defer { scales.deallocate() }
+  #expect(quantize(scale: inX + 8, data: codes) == .argument)
+  #expect(quantize(scale: scales, data: x.tensor.data + 60) == .argument)
+  #expect(quantize(scale: scales, data: codes) == nil)
+}
