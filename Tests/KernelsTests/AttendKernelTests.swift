@@ -331,21 +331,21 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
       out: Array(repeating: .nan, count: 19), max: [-.infinity], sum: [0])
     let present = Result(out: (0..<19).map { Float($0) - 7.25 }, max: [-3], sum: [1.5])
     var left = absent
-    join?(&left.out, &left.max, &left.sum, present.out, present.max, present.sum, 1, 19)
+    join(&left.out, &left.max, &left.sum, present.out, present.max, present.sum, 1, 19)
     #expect(left.out == present.out && left.max == present.max && left.sum == present.sum)
     var right = present
-    join?(&right.out, &right.max, &right.sum, absent.out, absent.max, absent.sum, 1, 19)
+    join(&right.out, &right.max, &right.sum, absent.out, absent.max, absent.sum, 1, 19)
     #expect(right.out == present.out && right.max == present.max && right.sum == present.sum)
     var none = absent
-    join?(&none.out, &none.max, &none.sum, absent.out, absent.max, absent.sum, 1, 19)
+    join(&none.out, &none.max, &none.sum, absent.out, absent.max, absent.sum, 1, 19)
     #expect(none.max == [-.infinity] && none.sum == [0])
     var broken = Result(out: Array(repeating: .nan, count: 19), max: [-.infinity], sum: [.nan])
-    join?(&broken.out, &broken.max, &broken.sum, present.out, present.max, present.sum, 1, 19)
+    join(&broken.out, &broken.max, &broken.sum, present.out, present.max, present.sum, 1, 19)
     #expect(broken.sum[0].isNaN && broken.out.allSatisfy(\.isNaN))
     // Far below the other side: not a bit of it is left.
     var far = present
     far.max = [-1e30]
-    join?(&far.out, &far.max, &far.sum, present.out, present.max, present.sum, 1, 19)
+    join(&far.out, &far.max, &far.sum, present.out, present.max, present.sum, 1, 19)
     #expect(far.out == present.out && far.max == [-3] && far.sum == [1.5])
   }
 }

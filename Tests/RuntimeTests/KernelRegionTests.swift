@@ -11,7 +11,7 @@ private let left = Atomic<Int>(0)
 @Suite(.serialized) struct KernelRegionTests {
   private func makeTable() -> UnsafeMutablePointer<tk_table> {
     let table = UnsafeMutablePointer<tk_table>.allocate(capacity: 1)
-    table.initialize(to: tk_table())
+    table.initialize(to: tk_table_portable().pointee)
     table.pointee.enter = { entered.wrappingAdd(1, ordering: .relaxed) }
     table.pointee.leave = { left.wrappingAdd(1, ordering: .relaxed) }
     entered.store(0, ordering: .relaxed)
@@ -37,7 +37,7 @@ private let left = Atomic<Int>(0)
     let table = makeTable()
     defer { table.deallocate() }
     let other = UnsafeMutablePointer<tk_table>.allocate(capacity: 1)
-    other.initialize(to: tk_table())
+    other.initialize(to: tk_table_portable().pointee)
     defer { other.deallocate() }
     let outer = KernelRegion.enter(table)
     let inner = KernelRegion.enter(other)

@@ -32,6 +32,15 @@ enum {
                   expanded exactly to bfloat16 in a tile that stays in L1      */
 };
 
+/* Every entry but `enter` and `leave` is there; clang tells Swift, which then needs no check before a call. */
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wnullability-completeness"
+#pragma clang diagnostic ignored "-Wnullability-extension"
+#define TK_NONNULL _Nonnull
+#else
+#define TK_NONNULL
+#endif
 typedef struct tk_table {
   const char *name; /* "portable" "avx2" "avxvnni" "avx512" "amx" "neon" */
 
@@ -44,14 +53,14 @@ typedef struct tk_table {
    * The head sum runs over lanes of 16 heads in head order, then one fixed tree over the 16 lanes.          */
 
   /* Bytes of one packed query of `heads` x `dim` (weights included), a multiple of 64. */
-  size_t (*index_query_bytes)(int32_t type, int32_t heads, int32_t dim);
+  size_t (*TK_NONNULL index_query_bytes)(int32_t type, int32_t heads, int32_t dim);
   /* query [heads, dim] (int8_t for TK_I8, uint16_t bfloat16 for TK_BF16 and TK_E4M3, float for TK_F32), row
    * major without gaps; weight [heads] with every query scale and constant already folded in.              */
-  void (*index_pack_query)(int32_t type, const void *query, const float *weight, int32_t heads, int32_t dim,
+  void (*TK_NONNULL index_pack_query)(int32_t type, const void *query, const float *weight, int32_t heads, int32_t dim,
                            void *packed);
   /* keys: `count` rows of `dim` elements, `key_stride` bytes apart; key_scale: one float per key,
    * `scale_stride` bytes apart (NULL: 1). scores [count]. A NaN stays NaN.                                 */
-  void (*index_scores)(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
+  void (*TK_NONNULL index_scores)(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                        ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
                        float *scores);
 
@@ -60,14 +69,14 @@ typedef struct tk_table {
 
   /* Appends the entries with scores[i] > threshold (index = base + i); returns how many. Writes nothing
    * beyond `count` entries; those behind the last one appended are undefined.                              */
-  int32_t (*select_above)(const float *scores, int32_t count, int32_t base, float threshold,
+  int32_t (*TK_NONNULL select_above)(const float *scores, int32_t count, int32_t base, float threshold,
                           float *candidate_score, int32_t *candidate_index);
   /* Appends all `count` entries, NaN replaced by -infinity. */
-  void (*select_all)(const float *scores, int32_t count, int32_t base, float *candidate_score,
+  void (*TK_NONNULL select_all)(const float *scores, int32_t count, int32_t base, float *candidate_score,
                      int32_t *candidate_index);
   /* Keeps in place the k best (score descending, then lower index; 0 < k <= count), order preserved, and
    * returns the smallest score kept. `scratch`: TK_SHRINK_SCRATCH bytes.                                   */
-  float (*select_shrink)(float *candidate_score, int32_t *candidate_index, int32_t count, int32_t k,
+  float (*TK_NONNULL select_shrink)(float *candidate_score, int32_t *candidate_index, int32_t count, int32_t k,
                          void *scratch);
 
   /* -- attend ------------------------------------------------------------------------------------------ *
@@ -76,52 +85,52 @@ typedef struct tk_table {
    *   sum[c] = sum_i p[i];  out[c] = sum_i p[i] * value[i]      (not divided by sum)
    * type: TK_BF16 or TK_F32 (keys, values and packed queries of that type; p is rounded to it for the last
    * product). count >= 1. Any columns, key_dim, value_dim >= 1.                                            */
-  size_t (*attend_query_bytes)(int32_t type, int32_t columns, int32_t key_dim);
+  size_t (*TK_NONNULL attend_query_bytes)(int32_t type, int32_t columns, int32_t key_dim);
   /* query: `columns` rows of key_dim elements of `type`, `query_stride` bytes apart. */
-  void (*attend_pack_query)(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
+  void (*TK_NONNULL attend_pack_query)(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
                             int32_t key_dim, void *packed);
   /* Bytes of scratch for attend_chunk with at most `count` keys. */
-  size_t (*attend_scratch_bytes)(int32_t type, int32_t columns, int32_t count, int32_t key_dim,
+  size_t (*TK_NONNULL attend_scratch_bytes)(int32_t type, int32_t columns, int32_t count, int32_t key_dim,
                                  int32_t value_dim);
   /* key_rows, value_rows [count]: where each row begins (for MLA the value row is the key row). Rows may
    * repeat. out [columns, value_dim] float, max and sum [columns].                                         */
-  void (*attend_chunk)(int32_t type, const void *packed, int32_t columns, int32_t key_dim, int32_t value_dim,
+  void (*TK_NONNULL attend_chunk)(int32_t type, const void *packed, int32_t columns, int32_t key_dim, int32_t value_dim,
                        const void *const *key_rows, const void *const *value_rows, int32_t count, float scale,
                        float *out, float *max, float *sum, void *scratch);
   /* (out, max, sum) <- (out, max, sum) joined with the partial result b over other keys: the larger maximum
    * wins, the other side is scaled by exp(difference). A side with sum 0 (max -infinity) is absent.        */
-  void (*attend_join)(float *out, float *max, float *sum, const float *out_b, const float *max_b,
+  void (*TK_NONNULL attend_join)(float *out, float *max, float *sum, const float *out_b, const float *max_b,
                       const float *sum_b, int32_t columns, int32_t value_dim);
 
   /* -- rows of numbers --------------------------------------------------------------------------------- *
    * n elements each. Narrowing rounds to nearest, ties to even; NaN stays NaN; E4M3 saturates at 448.
    * For the scaled 8-bit types one float in `scale` holds for each `block` elements (scale NULL: all 1).    */
-  void (*f32_from_bf16)(const uint16_t *x, int64_t n, float *y);
-  void (*f32_from_f16)(const uint16_t *x, int64_t n, float *y);
-  void (*f32_from_e4m3)(const uint8_t *x, const float *scale, int64_t block, int64_t n, float *y);
-  void (*f32_from_i8)(const int8_t *x, const float *scale, int64_t block, int64_t n, float *y);
-  void (*bf16_from_f32)(const float *x, int64_t n, uint16_t *y);
-  void (*bf16_from_e4m3)(const uint8_t *x, const float *scale, int64_t block, int64_t n, uint16_t *y);
-  void (*bf16_from_i8)(const int8_t *x, const float *scale, int64_t block, int64_t n, uint16_t *y);
-  void (*f16_from_f32)(const float *x, int64_t n, uint16_t *y);
+  void (*TK_NONNULL f32_from_bf16)(const uint16_t *x, int64_t n, float *y);
+  void (*TK_NONNULL f32_from_f16)(const uint16_t *x, int64_t n, float *y);
+  void (*TK_NONNULL f32_from_e4m3)(const uint8_t *x, const float *scale, int64_t block, int64_t n, float *y);
+  void (*TK_NONNULL f32_from_i8)(const int8_t *x, const float *scale, int64_t block, int64_t n, float *y);
+  void (*TK_NONNULL bf16_from_f32)(const float *x, int64_t n, uint16_t *y);
+  void (*TK_NONNULL bf16_from_e4m3)(const uint8_t *x, const float *scale, int64_t block, int64_t n, uint16_t *y);
+  void (*TK_NONNULL bf16_from_i8)(const int8_t *x, const float *scale, int64_t block, int64_t n, uint16_t *y);
+  void (*TK_NONNULL f16_from_f32)(const float *x, int64_t n, uint16_t *y);
   /* One scale for all n elements. e4m3: a = max(max|x|, 1e-4), scale = a/448, rounded up to a power of two
    * when pow2 != 0 (ue8m0). i8: scale = max|x|/127 (1 where that is 0), y = round to even(x/scale).        */
-  float (*e4m3_from_f32)(const float *x, int64_t n, int32_t pow2, uint8_t *y);
-  float (*i8_from_f32)(const float *x, int64_t n, int8_t *y);
+  float (*TK_NONNULL e4m3_from_f32)(const float *x, int64_t n, int32_t pow2, uint8_t *y);
+  float (*TK_NONNULL i8_from_f32)(const float *x, int64_t n, int8_t *y);
   /* In place: x <- H x / sqrt(n), H the Sylvester-ordered Hadamard matrix, n a power of two. */
-  void (*hadamard)(float *x, int64_t n);
+  void (*TK_NONNULL hadamard)(float *x, int64_t n);
 
   /* -- dense matrix product ---------------------------------------------------------------------------- *
    * y[r, o] = sum_i x[r, i] * w[o, i]; x and w of `type` (TK_BF16, TK_F32; w of TK_I8/TK_E4M3 is expanded by
    * the caller), rows x outputs x inputs; strides in bytes; y float.                                       */
-  void (*matmul)(int32_t type, const void *x, ptrdiff_t x_stride, const void *w, ptrdiff_t w_stride,
+  void (*TK_NONNULL matmul)(int32_t type, const void *x, ptrdiff_t x_stride, const void *w, ptrdiff_t w_stride,
                  int32_t rows, int32_t outputs, int32_t inputs, float *y, ptrdiff_t y_stride, void *scratch);
-  size_t (*matmul_scratch_bytes)(int32_t type, int32_t rows, int32_t outputs, int32_t inputs);
+  size_t (*TK_NONNULL matmul_scratch_bytes)(int32_t type, int32_t rows, int32_t outputs, int32_t inputs);
 
   /* -- the machine's own limits ------------------------------------------------------------------------ *
    * Runs `iterations` rounds of the fastest register-only multiply-accumulate of this table for the type
    * and returns how many multiply-adds that was.                                                           */
-  uint64_t (*peak)(int32_t type, uint64_t iterations);
+  uint64_t (*TK_NONNULL peak)(int32_t type, uint64_t iterations);
 } tk_table;
 
 #define TK_SHRINK_SCRATCH 24576
@@ -143,6 +152,10 @@ const tk_table *tk_table_avxvnni(void);
 const tk_table *tk_table_avx512(void);
 const tk_table *tk_table_amx(void);
 const tk_table *tk_table_neon(void);
+
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
 
 #ifdef __cplusplus
 }
