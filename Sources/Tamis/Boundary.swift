@@ -47,10 +47,47 @@ func required<Value>(
   _ pointer: UnsafeMutablePointer<Value>?, _ name: StaticString
 ) throws(TamisError) -> UnsafeMutablePointer<Value> {
   guard let pointer else { throw TamisError(.argument, "\(name) is NULL") }
+  try requireAligned(pointer, name)
   return pointer
 }
 
+/// Where a result goes that the caller may not want.
+func requireAligned<Value>(_ pointer: UnsafeMutablePointer<Value>?, _ name: StaticString) throws(TamisError) {
+  guard UInt(bitPattern: pointer) % UInt(MemoryLayout<Value>.alignment) == 0 else {
+    throw TamisError(.argument, "\(name): not aligned to \(MemoryLayout<Value>.alignment) bytes")
+  }
+}
+
 // MARK: Options
+
+/// The `size` of a struct of the caller, older (shorter) or newer (longer) than ours. It ends between two fields:
+/// no release cut one in half.
+func callersSize<Value>(_ pointer: UnsafePointer<Value>, _ name: StaticString) throws(TamisError) -> Int {
+  let alignment = MemoryLayout<Value>.alignment
+  let raw = UnsafeRawPointer(pointer)
+  guard UInt(bitPattern: raw) % UInt(alignment) == 0 else {
+    throw TamisError(.argument, "\(name): not aligned to \(alignment) bytes")
+  }
+  let theirs = Int(raw.load(as: UInt32.self))
+  guard theirs >= 8, theirs <= 4096, theirs % alignment == 0 else {
+    throw TamisError(
+      .argument, "\(name): size is \(theirs), expected \(MemoryLayout<Value>.size) (use the _INIT macro)")
+  }
+  return theirs
+}
+
+/// Fills a struct of the caller as far as its `size` goes; fields that we do not know become zero.
+func fill<Value>(_ pointer: UnsafeMutablePointer<Value>, _ theirs: Int, with value: Value) {
+  let target = UnsafeMutableRawPointer(pointer)
+  withUnsafePointer(to: value) { ours in
+    target.copyMemory(from: ours, byteCount: min(theirs, MemoryLayout<Value>.size))
+  }
+  var at = MemoryLayout<Value>.size
+  while at < theirs {
+    target.storeBytes(of: 0, toByteOffset: at, as: UInt8.self)
+    at &+= 1
+  }
+}
 
 /// An option struct of the caller, which may be older (shorter) or newer (longer) than ours: the part we know is
 /// copied over the defaults, and a longer one must hold zeros behind it.
@@ -59,14 +96,8 @@ func options<Options>(
 ) throws(TamisError) -> Options {
   guard let pointer else { return defaults }
   let ours = MemoryLayout<Options>.size
+  let theirs = try callersSize(pointer, name)
   let raw = UnsafeRawPointer(pointer)
-  guard UInt(bitPattern: raw) % UInt(MemoryLayout<Options>.alignment) == 0 else {
-    throw TamisError(.argument, "\(name): not aligned to \(MemoryLayout<Options>.alignment) bytes")
-  }
-  let theirs = Int(raw.load(as: UInt32.self))
-  guard theirs >= 8, theirs <= 4096 else {
-    throw TamisError(.argument, "\(name): size is \(theirs), expected \(ours) (use the _INIT macro)")
-  }
   var at = ours
   while at < theirs {
     guard raw.load(fromByteOffset: at, as: UInt8.self) == 0 else {
@@ -118,6 +149,7 @@ func copyText(
 ) throws(TamisError) {
   guard capacity >= 0 else { throw TamisError(.argument, "capacity is too large") }
   guard buffer != nil || capacity == 0 else { throw TamisError(.argument, "text is NULL") }
+  try requireAligned(needed, "needed")
   let bytes = text.utf8
   needed?.pointee = bytes.count &+ 1
   guard let buffer, capacity > 0 else { return }

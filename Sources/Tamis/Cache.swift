@@ -54,6 +54,8 @@ public func tamis_cache_bytes(
 ) -> tamis_status {
   boundary("tamis_cache_bytes") { () throws(TamisError) in
     let cache: Cache = try object(cache, "cache")
+    try requireAligned(bytes, "bytes")
+    try requireAligned(tokens, "tokens")
     let usage = cache.usage
     bytes?.pointee = usage.bytes
     tokens?.pointee = usage.tokens
@@ -178,6 +180,9 @@ private func sequences(
   _ seqs: UnsafePointer<OpaquePointer?>?, _ count: Int
 ) throws(TamisError) -> [TokenSequence] {
   guard let seqs else { throw TamisError(.argument, "seqs is NULL") }
+  guard UInt(bitPattern: seqs) % UInt(MemoryLayout<OpaquePointer>.alignment) == 0 else {
+    throw TamisError(.argument, "seqs is not aligned to \(MemoryLayout<OpaquePointer>.alignment) bytes")
+  }
   guard count > 0 else { throw TamisError(.argument, "count is \(UInt(bitPattern: count)), expected at least 1") }
   let first: TokenSequence = try object(seqs[0], "seqs[0]")
   let living = first.cache.sequenceCount

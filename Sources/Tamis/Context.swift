@@ -50,6 +50,8 @@ public func tamis_ctx_bytes(
 ) -> tamis_status {
   boundary("tamis_ctx_bytes") { () throws(TamisError) in
     let context: Context = try object(ctx, "ctx")
+    try requireAligned(now, "now")
+    try requireAligned(peak, "peak")
     now?.pointee = context.bytesInUse
     peak?.pointee = context.peakBytes
   }

@@ -11,14 +11,15 @@ public func tamis_ctx_counters(
   boundary("tamis_ctx_counters") { () throws(TamisError) in
     let context: Context = try object(ctx, "ctx")
     let counters = try required(counters, "counters")
-    try requireSize(counters, "counters")
+    let size = try callersSize(counters, "counters")
     let sample = context.counters.snapshot(try operation(op))
-    counters.pointee = tamis_counters(
-      size: counters.pointee.size, op: op, calls: sample.calls, queries: sample.queries,
+    let filled = tamis_counters(
+      size: UInt32(truncatingIfNeeded: size), op: op, calls: sample.calls, queries: sample.queries,
       keys_scored: sample.keysScored, keys_selected: sample.keysSelected, keys_attended: sample.keysAttended,
       keys_dense: sample.keysDense, flops: sample.flops, bytes: sample.bytes, dense_flops: sample.denseFlops,
       dense_bytes: sample.denseBytes, wall_nanoseconds: sample.wallNanoseconds,
       cpu_nanoseconds: sample.cpuNanoseconds)
+    fill(counters, size, with: filled)
   }
 }
 
@@ -39,27 +40,16 @@ private func operation(_ op: Int32) throws(TamisError) -> Operator? {
   }
 }
 
-/// A struct that the library fills: at present only the one size exists.
-private func requireSize<Value>(_ pointer: UnsafeMutablePointer<Value>, _ name: StaticString) throws(TamisError) {
-  let raw = UnsafeRawPointer(pointer)
-  guard UInt(bitPattern: raw) % UInt(MemoryLayout<Value>.alignment) == 0 else {
-    throw TamisError(.argument, "\(name): not aligned to \(MemoryLayout<Value>.alignment) bytes")
-  }
-  let size = Int(raw.load(as: UInt32.self))
-  guard size == MemoryLayout<Value>.size else {
-    throw TamisError(.argument, "\(name): size is \(size), expected \(MemoryLayout<Value>.size) (use the _INIT macro)")
-  }
-}
-
 @_cdecl("tamis_ctx_limits") @implementation
 public func tamis_ctx_limits(_ ctx: OpaquePointer?, _ limits: UnsafeMutablePointer<tamis_limits>?) -> tamis_status {
   boundary("tamis_ctx_limits") { () throws(TamisError) in
     let context: Context = try object(ctx, "ctx")
     let limits = try required(limits, "limits")
-    try requireSize(limits, "limits")
-    let found = try Limits.measure(context, threads: max(1, Int(limits.pointee.threads)))
-    limits.pointee = tamis_limits(
-      size: limits.pointee.size, threads: UInt32(found.threads), i8_macs_per_second: found.int8,
+    let size = try callersSize(limits, "limits")
+    let found = try Limits.measure(context, threads: max(1, Int(truncatingIfNeeded: limits.pointee.threads)))
+    let filled = tamis_limits(
+      size: UInt32(truncatingIfNeeded: size), threads: UInt32(truncatingIfNeeded: found.threads), i8_macs_per_second: found.int8,
       bf16_macs_per_second: found.bf16, f32_macs_per_second: found.f32, memory_bytes_per_second: found.memory)
+    fill(limits, size, with: filled)
   }
 }

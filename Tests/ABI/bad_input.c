@@ -396,9 +396,11 @@ static void contexts(void) {
   size_t needed = 7;
   char text[8] = "before";
   REFUSED("tamis_ctx_bytes", tamis_ctx_bytes(NULL, &now, &peak));
+  REFUSED("tamis_ctx_bytes", tamis_ctx_bytes(ctx, &now, (uint64_t *)(void *)((char *)m.spare + 1)));
   REFUSED("tamis_ctx_trim", tamis_ctx_trim(NULL));
   REFUSED("tamis_ctx_describe", tamis_ctx_describe(NULL, text, sizeof text, &needed));
   REFUSED("tamis_ctx_describe", tamis_ctx_describe(ctx, NULL, 8, &needed));
+  REFUSED("tamis_ctx_describe", tamis_ctx_describe(ctx, text, sizeof text, (size_t *)(void *)((char *)m.spare + 2)));
   CHECK(now == 5 && peak == 6 && needed == 7 && strcmp(text, "before") == 0);
   CHECK_OK(tamis_ctx_describe(ctx, NULL, 0, &needed));
   CHECK(needed > sizeof text);
