@@ -20,11 +20,8 @@ struct RowCopy {
   let elements: Int
 
   var isVerbatim: Bool { source.rows.dtype == target.rows.dtype }
-  /// Numbers of each head that must be finite, because they become 8-bit.
-  var quantised: Int {
-    if isVerbatim || target.rows.dtype.isFloat { return 0 }
-    return target.rows.dtype == .mla656 ? MLA656.latent : elements
-  }
+  /// Does it make 8-bit numbers, which must be finite?
+  var quantises: Bool { !isVerbatim && !target.rows.dtype.isFloat }
   /// Bytes of a row in both places.
   var bytes: Int { heads &* (source.rows.bytesPerRow &+ target.rows.bytesPerRow) }
 
@@ -36,19 +33,15 @@ struct RowCopy {
       } else {
         load(i, head, to: floats, kernels)
         // The caller has checked that the row can be stored.
-        _ = rowTarget(i, head).store(floats, elements, Quantization(powerOfTwo: true, hadamard: false), kernels)
+        rowTarget(i, head).store(floats, elements, Quantization(powerOfTwo: true, hadamard: false), kernels)
       }
     }
   }
 
   /// Can row i be stored?
-  func isFinite(_ i: Int, _ floats: UnsafeMutablePointer<Float>, _ kernels: UnsafePointer<tk_table>) -> Bool {
-    var largest: UInt32 = 0
-    for head in 0..<heads {
-      load(i, head, to: floats, kernels)
-      for j in 0..<quantised { largest = max(largest, floats[j].bitPattern & 0x7fff_ffff) }
-    }
-    return largest < Float.infinity.bitPattern
+  func isFinite(_ i: Int) -> Bool {
+    for head in 0..<heads where !Finite.row(source.rows.dtype, sourceAddress(i, head), elements) { return false }
+    return true
   }
 
   private func sourceAddress(_ i: Int, _ head: Int) -> UnsafeRawPointer {
@@ -138,9 +131,9 @@ struct RowMover: ~Copyable {
   /// False: a row that becomes 8-bit holds NaN or infinity.
   func allFinite() -> Bool {
     let failed = Atomic<Bool>(false)
-    for copy in copies where copy.quantised > 0 {
-      forEachRow { i, floats in
-        if !copy.isFinite(i, floats, context.kernels) { failed.store(true, ordering: .relaxed) }
+    for copy in copies where copy.quantises {
+      forEachRow { i, _ in
+        if !copy.isFinite(i) { failed.store(true, ordering: .relaxed) }
       }
     }
     return !failed.load(ordering: .relaxed)

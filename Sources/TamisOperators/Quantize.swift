@@ -1,6 +1,7 @@
 // quantise and dequantise: rows of numbers between dtypes, with the scales and the rotation that DeepSeek's indexer
 // and caches use. The cache writes its rows with the same functions.
 
+import Synchronization
 package import TamisKernels
 package import TamisRuntime
 
@@ -29,51 +30,40 @@ package struct RowTarget {
     self.block = block
   }
 
-  /// floats [n] are overwritten by the rotation. False: an 8-bit row held NaN or infinity.
+  /// floats [n] are finite (also rotated, see Finite) where the row is 8-bit, and are overwritten by the rotation.
   package func store(
     _ floats: UnsafeMutablePointer<Float>, _ n: Int, _ how: Quantization, _ kernels: UnsafePointer<tk_table>
-  ) -> Bool {
+  ) {
     if how.hadamard { kernels.pointee.hadamard(floats, Int64(n)) }
     switch dtype {
     case .mla656:
-      guard quantizeE4M3(floats, MLA656.latent, how, data, scale, kernels) else { return false }
+      quantizeE4M3(floats, MLA656.latent, how, kernels)
       let rope = (data + MLA656.ropeOffset).assumingMemoryBound(to: UInt16.self)
       kernels.pointee.bf16_from_f32(floats + MLA656.latent, Int64(MLA656.rope), rope)
-      return true
-    case .f8e4m3, .index132: return quantizeE4M3(floats, n, how, data, scale, kernels)
+    case .f8e4m3, .index132: quantizeE4M3(floats, n, how, kernels)
     case .i8:
       var done = 0
-      var finite = true
       while done < n {
-        let count = min(block, n &- done)
         let s = kernels.pointee.i8_from_f32(
-          floats + done, Int64(count), (data + done).assumingMemoryBound(to: Int8.self))
+          floats + done, Int64(min(block, n &- done)), (data + done).assumingMemoryBound(to: Int8.self))
         scale?[done / block] = s
-        finite = finite && s.isFinite
-        done &+= count
+        done &+= min(block, n &- done)
       }
-      return finite
-    default:
-      storeFloats(floats, n, as: dtype, to: data, kernels)
-      return true
+    default: storeFloats(floats, n, as: dtype, to: data, kernels)
     }
   }
 
   private func quantizeE4M3(
-    _ floats: UnsafePointer<Float>, _ n: Int, _ how: Quantization, _ data: UnsafeMutableRawPointer,
-    _ scale: UnsafeMutablePointer<Float>?, _ kernels: UnsafePointer<tk_table>
-  ) -> Bool {
+    _ floats: UnsafePointer<Float>, _ n: Int, _ how: Quantization, _ kernels: UnsafePointer<tk_table>
+  ) {
     var done = 0
-    var finite = true
     while done < n {
       let count = min(block, n &- done)
       let s = kernels.pointee.e4m3_from_f32(
         floats + done, Int64(count), how.powerOfTwo ? 1 : 0, (data + done).assumingMemoryBound(to: UInt8.self))
       scale?[done / block] = s
-      finite = finite && s.isFinite
       done &+= count
     }
-    return finite
   }
 }
 
@@ -92,32 +82,7 @@ package enum Quantize {
     if how.hadamard, out.columns & (out.columns &- 1) != 0 {
       throw TamisError(.argument, "x: \(out.columns) is no power of two, which hadamard needs")
     }
-    if !out.dtype.isFloat { try requireFinite(context, x) }
     try convert(context, from: x, to: out, how, counted: .quantize)
-  }
-
-  /// 8-bit formats have no infinity: x is looked through before anything is written.
-  private static func requireFinite(_ context: Context, _ x: Tensor) throws(TamisError) {
-    let columns = x.columns
-    let rows = columns == 0 ? 0 : x.count / columns
-    let scratch = try context.borrowScratch(bytes: Size.product(columns, 4))
-    defer { context.returnScratch(scratch) }
-    let floats = scratch.pointer.assumingMemoryBound(to: Float.self)
-    for row in 0..<rows {
-      loadFloats(x.dtype, address(x, row), nil, 1, columns, to: floats, context.kernels)
-      var sum: SIMD16<Float> = .zero  // 0 * x is 0 for finite x only
-      var at = 0
-      while at &+ 16 <= columns {
-        sum += UnsafeRawPointer(floats + at).loadUnaligned(as: SIMD16<Float>.self) * 0
-        at &+= 16
-      }
-      var rest: Float = sum.sum()
-      while at < columns {
-        rest += floats[at] * 0
-        at &+= 1
-      }
-      guard rest == 0 else { throw TamisError(.argument, "x: row \(row) holds NaN or infinity") }
-    }
   }
 
   package static func back(_ context: Context, x: Tensor, out: Tensor) throws(TamisError) {
@@ -148,13 +113,30 @@ package enum Quantize {
     defer { context.returnScratch(scratch) }
     let source = Rows(x)
     let token = context.beginCall()
-    let others = context.parallel(count: items, workers: workers) { item, worker in
-      guard !context.cancelled(token) else { return }
-      let floats = (scratch.pointer + worker &* rowBytes).assumingMemoryBound(to: Float.self)
-      for row in item &* grainRows..<min(rows, (item &+ 1) &* grainRows) {
-        load(x, source, row, to: floats, context.kernels)
-        _ = target(out, row).store(floats, columns, how, context.kernels)
+    func forEachRow(_ body: (_ row: Int, _ floats: UnsafeMutablePointer<Float>) -> Void) -> UInt64 {
+      context.parallel(count: items, workers: workers) { item, worker in
+        guard !context.cancelled(token) else { return }
+        let floats = (scratch.pointer + worker &* rowBytes).assumingMemoryBound(to: Float.self)
+        for row in item &* grainRows..<min(rows, (item &+ 1) &* grainRows) { body(row, floats) }
       }
+    }
+    var others: UInt64 = 0
+    if !out.dtype.isFloat {
+      let bad = Atomic<Int>(rows)  // the first row that cannot be stored
+      others = forEachRow { row, floats in
+        let from = address(x, row)
+        let good =
+          how.hadamard
+          ? Finite.rotated(x.dtype, from, columns, floats, context.kernels) : Finite.row(x.dtype, from, columns)
+        if !good { bad.min(row, ordering: .relaxed) }
+      }
+      try context.checkCancelled(token)
+      let first = bad.load(ordering: .relaxed)
+      guard first == rows else { throw TamisError(.argument, "x: row \(first) holds NaN or infinity") }
+    }
+    others &+= forEachRow { row, floats in
+      load(x, source, row, to: floats, context.kernels)
+      target(out, row).store(floats, columns, how, context.kernels)
     }
     try context.checkCancelled(token)
     context.counters.add(
