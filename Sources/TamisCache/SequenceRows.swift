@@ -19,8 +19,7 @@ extension TokenSequence {
     }
     let span = try span(layer, first, (key, "key", .key), (value, "value", .value), (indexKey, "index_key", .indexKey))
     for (tensor, name, part) in span.tensors { try requireSource(tensor, name, part) }
-    guard !span.rows.isEmpty, let table else { return }
-    let mover = try RowMover(cache.context, rows: span.rows.count, copies(span, layer, table, write: true))
+    let mover = try RowMover(cache.context, rows: span.rows.count, copies(span, layer, write: true))
     guard mover.allFinite() else { throw TamisError(.argument, "a row to quantise holds NaN or infinity") }
     try rewriting(span.rows) { mover.run() }
   }
@@ -37,8 +36,7 @@ extension TokenSequence {
     if let key { try requireApart(key, "key", from: (value, "value"), (indexKey, "index_key")) }
     if let value { try requireApart(value, "value", from: (indexKey, "index_key")) }
     if let indexKey { try requireApart(indexKey, "index_key") }
-    guard !span.rows.isEmpty, let table else { return }
-    try RowMover(cache.context, rows: span.rows.count, copies(span, layer, table, write: false)).run()
+    try RowMover(cache.context, rows: span.rows.count, copies(span, layer, write: false)).run()
   }
 
   // MARK: Checks
@@ -96,10 +94,10 @@ extension TokenSequence {
     }
   }
 
-  private func copies(
-    _ span: Span, _ layer: Int, _ table: UnsafePointer<UnsafeRawPointer>, write: Bool
-  ) -> [RowCopy] {
-    span.tensors.compactMap { tensor, _, part in
+  /// What moves; nothing for no rows, which is a call like any other.
+  private func copies(_ span: Span, _ layer: Int, write: Bool) -> [RowCopy] {
+    guard !span.rows.isEmpty, let table else { return [] }
+    return span.tensors.compactMap { tensor, _, part in
       guard let area = layout.area(part) else { return nil }
       let stored = RowPlace(rows: layout.rows(area, layer: layer, count: count, table: table), first: span.rows.lowerBound)
       let callers = RowPlace(rows: Rows(tensor), first: 0)

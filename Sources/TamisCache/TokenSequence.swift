@@ -241,7 +241,7 @@ package final class TokenSequence: @unchecked Sendable {
   /// Makes the pages of `rows` this sequence's alone (in the same table) and runs body; meanwhile the rows match
   /// nothing.
   func rewriting(_ rows: Range<Int>, _ body: () -> Void) throws(TamisError) {
-    guard !rows.isEmpty, let ledger = entry.pointee.ledger else { return }
+    guard !rows.isEmpty, let ledger = entry.pointee.ledger else { return body() }
     let first = rows.lowerBound / layout.pageTokens
     cache.locked { _ in entry.pointee.stable = first &* layout.pageTokens }
     defer { cache.locked { _ in entry.pointee.stable = Int.max } }

@@ -888,9 +888,6 @@ static row_views some_rows(const sequence_record *of, int output) {
   return made;
 }
 
-/* A call that moves no row is not counted. */
-static int moves_rows(void) { return view_count > 0 && views[0].t.shape[0] != 0; }
-
 static void write_rows(void) {
   sequence_record *of = some_sequence();
   if (of == NULL || of->of->layers > 255) return;
@@ -899,7 +896,7 @@ static void write_rows(void) {
   function = "tamis_seq_write";
   const tamis_status status =
       tamis_seq_write(of->seq, r.layer, r.first, pass(r.key), pass(r.value), pass(r.index_key));
-  returned(status, of->of->owner, moves_rows() ? TAMIS_OP_CACHE : 0);
+  returned(status, of->of->owner, TAMIS_OP_CACHE);
   for (int i = 0; i < view_count && status == TAMIS_OK; i++) of->of->tame &= views[i].tame;
 }
 
@@ -911,7 +908,7 @@ static void read_rows(void) {
   function = "tamis_seq_read";
   const tamis_status status =
       tamis_seq_read(of->seq, r.layer, r.first, pass(r.key), pass(r.value), pass(r.index_key));
-  returned(status, of->of->owner, moves_rows() ? TAMIS_OP_CACHE : 0);
+  returned(status, of->of->owner, TAMIS_OP_CACHE);
   for (int i = 0; i < view_count && status == TAMIS_OK && of->of->tame; i++) each_row(&views[i], expect_finite_run);
 }
 
