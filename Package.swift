@@ -38,13 +38,15 @@ let package = Package(
         ])
       ]),
     .target(name: "TamisReference", path: "Tests/Reference"),
+    // What tests of several rooms share: an allocator that fails, threads, guarded memory.
+    .target(name: "TamisTestSupport", dependencies: ["TamisRuntime", "TamisKernels"], path: "Tests/Support", swiftSettings: swift),
     .testTarget(name: "ReferenceTests", dependencies: ["TamisReference"]),
-    .testTarget(name: "KernelsTests", dependencies: ["TamisKernels", "TamisReference"]),
-    .testTarget(name: "RuntimeTests", dependencies: ["TamisRuntime"]),
-    .testTarget(name: "OperatorsTests", dependencies: ["TamisOperators", "TamisReference"]),
+    .testTarget(name: "KernelsTests", dependencies: ["TamisKernels", "TamisReference", "TamisTestSupport"]),
+    .testTarget(name: "RuntimeTests", dependencies: ["TamisRuntime", "TamisTestSupport"]),
+    .testTarget(name: "OperatorsTests", dependencies: ["TamisOperators", "TamisReference", "TamisTestSupport"]),
     .testTarget(name: "FormatsTests", dependencies: ["TamisFormats"], exclude: ["Vectors"]),
     .testTarget(name: "MeterTests", dependencies: ["TamisMeter"]),
-    .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference"]),
+    .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference", "TamisTestSupport"]),
     .testTarget(name: "ModelTests", dependencies: ["TamisModel"], exclude: ["Vectors"]),
   ],
   cLanguageStandard: .gnu11

@@ -6,6 +6,7 @@ import TamisKernels
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 struct Combination: Sendable, CustomTestStringConvertible {
@@ -52,17 +53,6 @@ struct Combination: Sendable, CustomTestStringConvertible {
     return options
   }
 }
-
-/// The caps that choose each table of this machine.
-let usableISAs: [String] = {
-  var names: [String] = []
-  var position: Int32 = 0
-  while let name = tk_usable(position) {
-    names.append(String(cString: name))
-    position += 1
-  }
-  return names
-}()
 
 @Suite struct FlatTests {
   @Test(arguments: Combination.all)

@@ -6,6 +6,7 @@ import TamisCache
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 /// What a sequence should be: for each position its token id and, for each layer, the number its rows are filled with.
@@ -497,7 +498,7 @@ private final class Host {
     func status(_ change: (inout CacheOptions) -> Void) -> Status {
       var options = CacheOptions()
       change(&options)
-      return CacheTests.status { _ = try Cache(context, options) }
+      return TamisTestSupport.status { _ = try Cache(context, options) }
     }
     #expect(status { _ in } == .ok)
     #expect(status { $0.pageTokens = 24 } == .argument)

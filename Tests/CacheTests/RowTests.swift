@@ -6,6 +6,7 @@ import TamisCache
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 /// Memory that is only there where it is touched.
@@ -145,7 +146,6 @@ func freeSparseMemory(_ memory: UnsafeMutableRawPointer?, _ bytes: Int) { munmap
         #expect(read[part].prefix(kept * count) == before[part].prefix(kept * count))
       }
     }
-    withExtendedLifetime(allocator) {}
   }
 
   @Test(arguments: [Float.nan, .infinity, -.infinity], [DType.i8, .index132])

@@ -1,12 +1,11 @@
 // What the tests of this room share: tensors of random numbers in any dtype, the operators over flat tensors to
-// compare with, an allocator that fails when asked to, host threads.
+// compare with.
 
-import Glibc
-import Synchronization
 import TamisCache
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 
 /// Memory and a view of it. Tensors hold no reference, so the memory lives until the process ends.
 struct Held: @unchecked Sendable {
@@ -212,94 +211,4 @@ func run(
   outcome.out = out.contents
   outcome.lse = lse.contents
   return outcome
-}
-
-func makeContext(threads: UInt32 = 2, isa: String? = nil, maxBytes: UInt64 = 0) throws -> Context {
-  var options = ContextOptions()
-  options.threads = threads
-  options.isaCap = isa
-  options.maxBytes = maxBytes
-  return try Context.create(options)
-}
-
-/// The status a call throws, .ok when it does not.
-func status(_ body: () throws -> Void) -> Status {
-  do {
-    try body()
-    return .ok
-  } catch {
-    return (error as? TamisError)?.status ?? .internal
-  }
-}
-
-/// An allocator that counts, and fails once or from some call on. Its memory is dirty.
-final class Allocator: @unchecked Sendable {
-  private let calls = Atomic<Int>(0)
-  private let held = Atomic<Int>(0)
-  private let failFrom = Atomic<Int>(0)
-  private let failUntil = Atomic<Int>(0)
-
-  var callCount: Int { calls.load(ordering: .relaxed) }
-  var bytesHeld: Int { held.load(ordering: .relaxed) }
-
-  /// Calls in `range` (counted from 1) are refused.
-  func fail(_ range: Range<Int>) {
-    failFrom.store(range.lowerBound, ordering: .relaxed)
-    failUntil.store(range.upperBound, ordering: .relaxed)
-  }
-
-  /// The options hold no reference: keep the allocator alive beyond the context.
-  var options: ContextOptions {
-    var options = ContextOptions()
-    options.threads = 2
-    options.user = Unmanaged.passUnretained(self).toOpaque()
-    options.allocate = { user, bytes, alignment in Allocator.of(user)?.allocate(bytes, alignment) }
-    options.release = { user, memory, bytes in Allocator.of(user)?.release(memory, bytes) }
-    return options
-  }
-
-  private static func of(_ user: UnsafeMutableRawPointer?) -> Allocator? {
-    user.map { Unmanaged<Allocator>.fromOpaque($0).takeUnretainedValue() }
-  }
-
-  private func allocate(_ size: Int, _ alignment: Int) -> UnsafeMutableRawPointer? {
-    let call = calls.wrappingAdd(1, ordering: .relaxed).newValue
-    if call >= failFrom.load(ordering: .relaxed), call < failUntil.load(ordering: .relaxed) { return nil }
-    var memory: UnsafeMutableRawPointer?
-    guard posix_memalign(&memory, alignment, size) == 0 else { return nil }
-    memory?.initializeMemory(as: UInt8.self, repeating: 0x7f, count: size)
-    held.wrappingAdd(size, ordering: .relaxed)
-    return memory
-  }
-
-  private func release(_ memory: UnsafeMutableRawPointer?, _ size: Int) {
-    memory?.initializeMemory(as: UInt8.self, repeating: 0x7e, count: size)
-    held.wrappingSubtract(size, ordering: .relaxed)
-    free(memory)
-  }
-}
-
-/// Runs body on `count` new host threads and waits for all.
-func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
-  final class Start: Sendable {
-    let index: Int
-    let body: @Sendable (Int) -> Void
-    init(_ index: Int, _ body: @escaping @Sendable (Int) -> Void) {
-      self.index = index
-      self.body = body
-    }
-  }
-  var threads: [pthread_t] = []
-  for index in 0..<count {
-    var thread = pthread_t()
-    let start = Unmanaged.passRetained(Start(index, body)).toOpaque()
-    let made = pthread_create(&thread, nil, { argument in
-      guard let argument else { return nil }
-      let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
-      start.body(start.index)
-      return nil
-    }, start)
-    if made == 0 { threads.append(thread) }
-  }
-  for thread in threads { pthread_join(thread, nil) }
 }

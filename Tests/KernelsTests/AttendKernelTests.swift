@@ -3,43 +3,11 @@
 // to their columns, the join of partial results with absent sides, and the promise that a column's bits do not
 // depend on its neighbours. It refuses to time anything.
 
+import Glibc
 import TamisKernels
 import TamisReference
+import TamisTestSupport
 import Testing
-
-#if canImport(Darwin)
-  import Darwin
-#elseif canImport(Musl)
-  import Musl
-#else
-  import Glibc
-#endif
-
-private let usableTables: [String] = {
-  var names: [String] = []
-  while let name = tk_usable(Int32(names.count)) { names.append(String(cString: name)) }
-  return names
-}()
-
-/// Memory that ends, up to alignment, where an unmapped page begins.
-private final class Guarded {
-  let base: UnsafeMutableRawPointer
-  private let mapped: UnsafeMutableRawPointer
-  private let length: Int
-
-  init(bytes: Int, alignment: Int) throws {
-    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
-    let rounded = (bytes + alignment - 1) / alignment * alignment
-    length = (rounded + page - 1) / page * page + page
-    let memory = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    mapped = try #require(memory != MAP_FAILED ? memory : nil)
-    try #require(mprotect(mapped + length - page, page, PROT_NONE) == 0)
-    base = mapped + length - page - rounded
-    memset(base, 0xff, rounded)  // NaN in every type: nothing may rely on fresh memory
-  }
-
-  deinit { munmap(mapped, length) }
-}
 
 private struct Shape: Sendable, CustomTestStringConvertible {
   let columns, keyDim, valueDim, count: Int
@@ -76,8 +44,8 @@ private struct Problem {
   }
 
   /// Rows back to back, the last one ending at an unmapped page.
-  private func place(_ rows: [[Double]], width: Int) throws -> (memory: Guarded, rows: [UnsafeRawPointer?]) {
-    let memory = try Guarded(bytes: rows.count * width * size, alignment: size)
+  private func place(_ rows: [[Double]], width: Int) throws -> (memory: GuardedMemory, rows: [UnsafeRawPointer?]) {
+    let memory = try GuardedMemory(bytes: rows.count * width * size, alignment: size)
     for (i, row) in rows.enumerated() {
       for (j, x) in row.enumerated() {
         let at = memory.base + (i * width + j) * size
@@ -100,12 +68,12 @@ private struct Problem {
     let key = try place(keys, width: shape.keyDim)
     let value = try place(values, width: shape.valueDim)
     let order = picks ?? Array(0..<shape.count)
-    let packed = try Guarded(bytes: table.attend_query_bytes(type, columns, keyDim), alignment: 64)
-    let scratch = try Guarded(
+    let packed = try GuardedMemory(bytes: table.attend_query_bytes(type, columns, keyDim), alignment: 64)
+    let scratch = try GuardedMemory(
       bytes: table.attend_scratch_bytes(type, columns, Int32(order.count), keyDim, valueDim), alignment: 64)
-    let out = try Guarded(bytes: part.count * shape.valueDim * 4, alignment: 64)
-    let max = try Guarded(bytes: part.count * 4, alignment: 64)
-    let sum = try Guarded(bytes: part.count * 4, alignment: 64)
+    let out = try GuardedMemory(bytes: part.count * shape.valueDim * 4, alignment: 64)
+    let max = try GuardedMemory(bytes: part.count * 4, alignment: 64)
+    let sum = try GuardedMemory(bytes: part.count * 4, alignment: 64)
     if let enter = table.enter { enter() }
     table.attend_pack_query(type, query.rows[0], shape.keyDim * size, columns, keyDim, packed.base)
     table.attend_chunk(
@@ -114,7 +82,7 @@ private struct Problem {
       max.base.assumingMemoryBound(to: Float.self), sum.base.assumingMemoryBound(to: Float.self), scratch.base)
     if let leave = table.leave { leave() }
     return withExtendedLifetime((query.memory, key.memory, value.memory)) {
-      func floats(_ memory: Guarded, _ n: Int) -> [Float] {
+      func floats(_ memory: GuardedMemory, _ n: Int) -> [Float] {
         (0..<n).map { memory.base.load(fromByteOffset: $0 * 4, as: Float.self) }
       }
       return Result(
@@ -181,7 +149,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     Shape(columns: 3, keyDim: 200, valueDim: 7, count: 520, scale: 0.07),
   ]
 
-  @Test(arguments: usableTables, shapes)
+  @Test(arguments: usableISAs, shapes)
   fileprivate func matchesDoubleArithmetic(table: String, shape: Shape) throws {
     for type in types {
       let problem = Problem(type: type, shape: shape, seed: UInt64(shape.count * 1000 + shape.columns))
@@ -191,7 +159,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
   }
 
   /// Every block, tile and pair of keys ends somewhere.
-  @Test(arguments: usableTables) func everyCountNearAnEdge(table: String) throws {
+  @Test(arguments: usableISAs) func everyCountNearAnEdge(table: String) throws {
     let counts = Array(1...20) + [31, 32, 33, 63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257]
     for type in types {
       for count in counts + [383, 384, 385, 511, 512, 513, 575, 577, 1023, 1024, 1025, 1100] {
@@ -203,7 +171,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
-  @Test(arguments: usableTables) func bitsDoNotDependOnNeighbours(table: String) throws {
+  @Test(arguments: usableISAs) func bitsDoNotDependOnNeighbours(table: String) throws {
     for type in types {
       let shape = Shape(columns: 139, keyDim: 35, valueDim: 67, count: 270, scale: 0.2)
       let problem = Problem(type: type, shape: shape, seed: 5)
@@ -219,7 +187,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
   }
 
   /// A row listed twice is two keys, and where it lies does not matter.
-  @Test(arguments: usableTables) func repeatedRows(table: String) throws {
+  @Test(arguments: usableISAs) func repeatedRows(table: String) throws {
     for type in types {
       let shape = Shape(columns: 5, keyDim: 20, valueDim: 33, count: 40, scale: 0.3)
       var problem = Problem(type: type, shape: shape, seed: 6)
@@ -243,7 +211,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
-  @Test(arguments: usableTables) func zeroScaleIsTheMean(table: String) throws {
+  @Test(arguments: usableISAs) func zeroScaleIsTheMean(table: String) throws {
     for type in types {
       let shape = Shape(columns: 3, keyDim: 8, valueDim: 21, count: 100, scale: 0)
       let problem = Problem(type: type, shape: shape, seed: 7)
@@ -254,7 +222,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
   }
 
   /// Scores of a million: all weight on the largest, nothing overflows.
-  @Test(arguments: usableTables) func hugeScores(table: String) throws {
+  @Test(arguments: usableISAs) func hugeScores(table: String) throws {
     for type in types {
       let shape = Shape(columns: 2, keyDim: 4, valueDim: 9, count: 300, scale: 1)
       var problem = Problem(type: type, shape: shape, seed: 8)
@@ -269,7 +237,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
-  @Test(arguments: usableTables) func minusInfinityIsNoWeight(table: String) throws {
+  @Test(arguments: usableISAs) func minusInfinityIsNoWeight(table: String) throws {
     for type in types {
       let shape = Shape(columns: 2, keyDim: 6, valueDim: 20, count: 280, scale: 0.5)
       var problem = Problem(type: type, shape: shape, seed: 9)
@@ -286,7 +254,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
-  @Test(arguments: usableTables) func nanStaysInItsColumn(table: String) throws {
+  @Test(arguments: usableISAs) func nanStaysInItsColumn(table: String) throws {
     for type in types {
       let shape = Shape(columns: 20, keyDim: 10, valueDim: 40, count: 50, scale: 0.5)
       var problem = Problem(type: type, shape: shape, seed: 10)
@@ -310,7 +278,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
-  @Test(arguments: usableTables) func joinedPartsAreTheWhole(table: String) throws {
+  @Test(arguments: usableISAs) func joinedPartsAreTheWhole(table: String) throws {
     let kernels = try #require(tk_choose(table)).pointee
     for type in types {
       let shape = Shape(columns: 6, keyDim: 12, valueDim: 37, count: 90, scale: 0.6)
@@ -325,7 +293,7 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
   }
 
   /// The out of an absent side may hold anything; two absent sides stay absent; NaN wins.
-  @Test(arguments: usableTables) func joinWithAbsentSides(table: String) throws {
+  @Test(arguments: usableISAs) func joinWithAbsentSides(table: String) throws {
     let join = try #require(tk_choose(table)).pointee.attend_join
     let absent = Result(
       out: Array(repeating: .nan, count: 19), max: [-.infinity], sum: [0])

@@ -3,24 +3,11 @@
 // and the promise that the bits of one score do not depend on the call it was computed in. Also the choice of tables
 // and their peak loops. It refuses to time anything.
 
+import Glibc
 import TamisKernels
 import TamisReference
+import TamisTestSupport
 import Testing
-
-#if canImport(Darwin)
-  import Darwin
-#elseif canImport(Musl)
-  import Musl
-#else
-  import Glibc
-#endif
-
-/// The names of the tables usable here, weakest first.
-private let usableTables: [String] = {
-  var names: [String] = []
-  while let name = tk_usable(Int32(names.count)) { names.append(String(cString: name)) }
-  return names
-}()
 
 /// One type of operands: how a Double becomes an element and back.
 private struct Element: Sendable, CustomTestStringConvertible {
@@ -71,24 +58,6 @@ private struct Shape: Sendable, CustomTestStringConvertible {
   var testDescription: String { "\(heads)x\(dim), \(count) keys" }
 }
 
-/// Memory whose last byte is the last one mapped: reading beyond a row that ends there kills the test.
-private final class GuardedMemory {
-  private let base: UnsafeMutableRawPointer
-  private let bytes: Int
-  let end: UnsafeMutableRawPointer
-
-  init(atLeast size: Int) throws {
-    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
-    bytes = (size + page - 1) / page * page + page
-    let mapped = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    base = try #require(mapped != MAP_FAILED ? mapped : nil)
-    end = base + (bytes - page)
-    try #require(mprotect(end, page, PROT_NONE) == 0)
-  }
-
-  deinit { munmap(base, bytes) }
-}
-
 private struct AlignedMemory: ~Copyable {
   let base: UnsafeMutableRawPointer
   init(bytes: Int) { base = .allocate(byteCount: max(bytes, 64), alignment: 64) }
@@ -117,7 +86,7 @@ private struct Problem {
     let rowBytes = dim * element.keyBytes
     keyStride = rowBytes + element.keyBytes * [0, 0, 1, 24, 77][random.integer(below: 5)]
     let span = count == 0 ? 0 : (count - 1) * keyStride + rowBytes
-    keys = try GuardedMemory(atLeast: span)
+    keys = try GuardedMemory(bytes: span)
     firstKey = keys.end - span
     scaleStep = 1 + random.integer(below: 3)
     scales = random.integer(below: 4) == 0 ? nil : (0..<count * scaleStep).map { _ in Float(random.uniform() + 0.1) }
@@ -242,13 +211,13 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
     #expect(sameBits(scores, parts), "\(table) \(problem.shape.testDescription): bits depend on the call")
   }
 
-  @Test(arguments: usableTables, Element.all)
+  @Test(arguments: usableISAs, Element.all)
   fileprivate func scoresMatchTheReference(table: String, element: Element) throws {
     var random = SplitMix64(seed: 1)
     for shape in Self.shapes { try check(Problem(element, shape, random: &random), table, random: &random) }
   }
 
-  @Test(arguments: usableTables, Element.all)
+  @Test(arguments: usableISAs, Element.all)
   fileprivate func randomShapes(table: String, element: Element) throws {
     var random = SplitMix64(seed: 2)
     for _ in 0..<12 {
@@ -261,7 +230,7 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
 
   /// A row with NaN or infinity has exactly the score that IEEE arithmetic gives the definition, whatever the
   /// padding; the rows beside it are unaffected.
-  @Test(arguments: usableTables, [Element.bfloat16, .float, .e4m3])
+  @Test(arguments: usableISAs, [Element.bfloat16, .float, .e4m3])
   fileprivate func notFinite(table: String, element: Element) throws {
     var random = SplitMix64(seed: 3)
     for shape in Self.shapes {
@@ -271,7 +240,7 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
   }
 
   /// Every E4M3 code, subnormals included, against one head of ones: exact.
-  @Test(arguments: usableTables) func everyE4M3Code(table name: String) throws {
+  @Test(arguments: usableISAs) func everyE4M3Code(table name: String) throws {
     let table = try #require(tk_choose(name)).pointee
     let packed = AlignedMemory(bytes: table.index_query_bytes(Int32(TK_E4M3), 1, 1))
     table.index_pack_query(Int32(TK_E4M3), [encodeBF16(1)], [Float(1)], 1, 1, packed.base)
@@ -294,7 +263,7 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
       let problem = try Problem(.int8, shape, random: &random, extreme: extreme)
       let calls = shape.count == 0 ? [] : [shape.count]
       let first = try problem.scores("portable", calls: calls)
-      for table in usableTables.dropFirst() {
+      for table in usableISAs.dropFirst() {
         #expect(
           try sameBits(first, problem.scores(table, calls: calls)), "\(table) \(shape.testDescription)")
       }
@@ -307,17 +276,17 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
 
 @Suite struct TableTests {
   @Test func theBestTableIsTheLastUsableOne() throws {
-    let best = try #require(usableTables.last)
-    #expect(usableTables.first == "portable")
+    let best = try #require(usableISAs.last)
+    #expect(usableISAs.first == "portable")
     for cap in [nil, ""] as [String?] {
       #expect(try String(cString: #require(tk_choose(cap)).pointee.name) == best)
     }
-    #expect(tk_usable(Int32(usableTables.count)) == nil)
+    #expect(tk_usable(Int32(usableISAs.count)) == nil)
     #expect(tk_usable(-1) == nil)
   }
 
   @Test func aCapIsAnUpperBound() throws {
-    for name in usableTables { #expect(try String(cString: #require(tk_choose(name)).pointee.name) == name) }
+    for name in usableISAs { #expect(try String(cString: #require(tk_choose(name)).pointee.name) == name) }
     #if arch(x86_64)
       let order = ["portable", "avx2", "avxvnni", "avx512", "amx"]
     #elseif arch(arm64)
@@ -327,13 +296,13 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
     #endif
     for (position, cap) in order.enumerated() {
       let chosen = try String(cString: #require(tk_choose(cap)).pointee.name)
-      #expect(chosen == order[...position].last { usableTables.contains($0) })
+      #expect(chosen == order[...position].last { usableISAs.contains($0) })
     }
     for unknown in ["sse2", "AVX2", "avx", "avx512 "] { #expect(tk_choose(unknown) == nil) }
   }
 
   @Test func tablesAreComplete() throws {
-    for name in usableTables {
+    for name in usableISAs {
       let table = try #require(tk_choose(name))
       #expect((table.pointee.enter == nil) == (table.pointee.leave == nil))
       // Every entry but enter and leave is set: the table is a struct of pointers without gaps.
@@ -343,7 +312,7 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
     }
   }
 
-  @Test(arguments: usableTables) func peakCountsItsWork(table name: String) throws {
+  @Test(arguments: usableISAs) func peakCountsItsWork(table name: String) throws {
     let table = try #require(tk_choose(name)).pointee
     table.enter?()
     for type in [TK_I8, TK_BF16, TK_F32, TK_E4M3] {

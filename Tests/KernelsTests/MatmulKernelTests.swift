@@ -2,50 +2,30 @@
 // direction, operands that end at an unmapped page, strides wider than rows, and the promise that the bits of one
 // product do not depend on how many rows and outputs were in the call. It refuses to time anything.
 
+import Glibc
 import TamisKernels
 import TamisReference
+import TamisTestSupport
 import Testing
-
-#if canImport(Darwin)
-  import Darwin
-#elseif canImport(Musl)
-  import Musl
-#else
-  import Glibc
-#endif
-
-private let usableTables: [String] = {
-  var names: [String] = []
-  while let name = tk_usable(Int32(names.count)) { names.append(String(cString: name)) }
-  return names
-}()
 
 /// A matrix [rows, width] whose last element ends at an unmapped page; `gap` elements of NaN between rows.
 private final class Matrix {
   let values: [[Double]]
   let stride: Int
-  private let mapped: UnsafeMutableRawPointer
-  private let length: Int
-  private let base: UnsafeMutableRawPointer
+  private let memory: GuardedMemory
 
   init(type: Int32, rows: Int, width: Int, gap: Int, seed: UInt64) throws {
     let size = type == Int32(TK_F32) ? 4 : 2
-    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
     var random = SplitMix64(seed: seed)
     values = (0..<rows).map { _ in
       (0..<width).map { _ in size == 4 ? roundedToFloat(random.normal()) : roundedToBF16(random.normal()) }
     }
     stride = (width + gap) * size
     let bytes = rows * stride - gap * size
-    length = (bytes + page - 1) / page * page + page
-    let memory = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    mapped = try #require(memory != MAP_FAILED ? memory : nil)
-    try #require(mprotect(mapped + length - page, page, PROT_NONE) == 0)
-    base = mapped + length - page - bytes
-    memset(base, 0xff, bytes)
+    memory = try GuardedMemory(bytes: bytes)
     for (r, row) in values.enumerated() {
       for (i, x) in row.enumerated() {
-        let at = base + r * stride + i * size
+        let at = memory.base + r * stride + i * size
         if size == 4 {
           at.storeBytes(of: Float(x), as: Float.self)
         } else {
@@ -55,9 +35,7 @@ private final class Matrix {
     }
   }
 
-  func row(_ r: Int) -> UnsafeRawPointer { UnsafeRawPointer(base + r * stride) }
-
-  deinit { munmap(mapped, length) }
+  func row(_ r: Int) -> UnsafeRawPointer { UnsafeRawPointer(memory.base + r * stride) }
 }
 
 private struct Product {
@@ -103,7 +81,7 @@ private struct Shape: Sendable, CustomTestStringConvertible {
   ]
 
   /// Each of `inputs` products and sums rounds once at most.
-  @Test(arguments: usableTables, shapes)
+  @Test(arguments: usableISAs, shapes)
   fileprivate func matchesDoubleArithmetic(table: String, shape: Shape) throws {
     for type in [Int32(TK_BF16), Int32(TK_F32)] {
       let x = try Matrix(type: type, rows: shape.rows, width: shape.inputs, gap: 1, seed: 1)
@@ -128,7 +106,7 @@ private struct Shape: Sendable, CustomTestStringConvertible {
   }
 
   /// A decode step and a prompt must agree to the bit.
-  @Test(arguments: usableTables, [(130, 70, 100), (34, 34, 2080)])
+  @Test(arguments: usableISAs, [(130, 70, 100), (34, 34, 2080)])
   func bitsDoNotDependOnTheCall(table: String, shape: (rows: Int, outputs: Int, inputs: Int)) throws {
     for type in [Int32(TK_BF16), Int32(TK_F32)] {
       let x = try Matrix(type: type, rows: shape.rows, width: shape.inputs, gap: 0, seed: 3)
@@ -149,7 +127,7 @@ private struct Shape: Sendable, CustomTestStringConvertible {
   }
 
   /// One NaN of x or w touches its row or its output alone.
-  @Test(arguments: usableTables) func nanStaysInItsProduct(table: String) throws {
+  @Test(arguments: usableISAs) func nanStaysInItsProduct(table: String) throws {
     for type in [Int32(TK_BF16), Int32(TK_F32)] {
       let size = type == Int32(TK_F32) ? 4 : 2
       let x = try Matrix(type: type, rows: 20, width: 50, gap: 0, seed: 5)

@@ -5,6 +5,7 @@ import Glibc
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 private struct Case {

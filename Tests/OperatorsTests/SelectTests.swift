@@ -4,6 +4,7 @@
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 private struct Inputs {

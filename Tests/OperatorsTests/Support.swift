@@ -5,6 +5,7 @@ import TamisKernels
 import TamisOperators
 import TamisReference
 import TamisRuntime
+import TamisTestSupport
 
 /// A tensor that owns its memory, with 64 guard bytes behind it.
 final class Buffer {
@@ -78,17 +79,6 @@ final class Buffer {
     (0..<64).allSatisfy { (memory + bytes).load(fromByteOffset: $0, as: UInt8.self) == Buffer.guardByte }
   }
 }
-
-/// Every instruction set this machine can run.
-let usableISAs: [String] = {
-  var names: [String] = []
-  var position: Int32 = 0
-  while let name = tk_usable(position) {
-    names.append(String(cString: name))
-    position += 1
-  }
-  return names
-}()
 
 func makeContext(_ isa: String, threads: UInt32 = 1) -> Context {
   var options = ContextOptions()

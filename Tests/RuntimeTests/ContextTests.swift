@@ -1,19 +1,20 @@
 // Options, memory and its budget, scratch, cancellation, log.
 import Glibc
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 @Suite struct ContextTests {
   @Test func refusesImpossibleOptions() {
     var many = ContextOptions()
     many.threads = .max
-    #expect(status { () throws(TamisError) in _ = try Context.create(many) } == .argument)
+    #expect(status { _ = try Context.create(many) } == .argument)
     var unknown = ContextOptions()
     unknown.isaCap = "abacus"
-    #expect(status { () throws(TamisError) in _ = try Context.create(unknown) } == .argument)
+    #expect(status { _ = try Context.create(unknown) } == .argument)
     var half = ContextOptions()
     half.allocate = { _, bytes, _ in malloc(bytes) }
-    #expect(status { () throws(TamisError) in _ = try Context.create(half) } == .argument)
+    #expect(status { _ = try Context.create(half) } == .argument)
   }
 
   @Test func defaultThreadsArePossible() throws {
@@ -35,7 +36,7 @@ import Testing
     options.maxBytes = 1000
     let context = try Context.create(options)
     let first = try context.allocate(bytes: 600, what: "test")
-    #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: 401, what: "test") } == .budget)
+    #expect(status { _ = try context.allocate(bytes: 401, what: "test") } == .budget)
     let second = try context.allocate(bytes: 400, what: "test")
     #expect(context.bytesInUse == 1000)
     #expect(UInt(bitPattern: first) % 64 == 0)
@@ -50,13 +51,13 @@ import Testing
     options.maxBytes = 1 << 40
     let context = try Context.create(options)
     for bytes in [-1, Int.min] {
-      #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: bytes, what: "test") } == .argument)
-      #expect(status { () throws(TamisError) in _ = try context.borrowScratch(bytes: bytes) } == .argument)
+      #expect(status { _ = try context.allocate(bytes: bytes, what: "test") } == .argument)
+      #expect(status { _ = try context.borrowScratch(bytes: bytes) } == .argument)
     }
-    #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: .max, what: "test") } == .budget)
-    #expect(status { () throws(TamisError) in _ = try context.borrowScratch(bytes: .max) } == .argument)
+    #expect(status { _ = try context.allocate(bytes: .max, what: "test") } == .budget)
+    #expect(status { _ = try context.borrowScratch(bytes: .max) } == .argument)
     #expect(
-      status { () throws(TamisError) in _ = try context.allocate(bytes: 8, alignment: 24, what: "test") } == .argument)
+      status { _ = try context.allocate(bytes: 8, alignment: 24, what: "test") } == .argument)
     #expect(context.bytesInUse == 0)
   }
 
@@ -64,7 +65,7 @@ import Testing
     let allocator = Allocator()
     let context = try Context.create(allocator.options)
     #expect(allocator.callCount == 0)
-    withExtendedLifetime((allocator, context)) {}
+    withExtendedLifetime(context) {}
   }
 
   /// The n-th allocation fails, for every n: the status says so and nothing is lost.
@@ -76,8 +77,8 @@ import Testing
         let context = try Context.create(allocator.options)
         var held: [UnsafeMutableRawPointer] = []
         for _ in 1..<call { held.append(try context.allocate(bytes: 100, what: "test")) }
-        #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: 100, what: "test") } == .memory)
-        #expect(status { () throws(TamisError) in _ = try context.borrowScratch(bytes: 100) } == .memory)
+        #expect(status { _ = try context.allocate(bytes: 100, what: "test") } == .memory)
+        #expect(status { _ = try context.borrowScratch(bytes: 100) } == .memory)
         #expect(context.bytesInUse == UInt64(100 * (call - 1)))
         for memory in held { context.release(memory, bytes: 100) }
         #expect(context.bytesInUse == 0)
@@ -94,7 +95,7 @@ import Testing
     }
     options.release = { _, memory, _ in free(memory.map { $0 - 8 }) }
     let context = try Context.create(options)
-    #expect(status { () throws(TamisError) in _ = try context.allocate(bytes: 64, what: "test") } == .memory)
+    #expect(status { _ = try context.allocate(bytes: 64, what: "test") } == .memory)
     #expect(context.bytesInUse == 0)
   }
 
@@ -104,7 +105,7 @@ import Testing
     #expect(!context.cancelled(running))
     onThreads(1) { _ in context.cancel() }
     #expect(context.cancelled(running))
-    #expect(status { () throws(TamisError) in try context.checkCancelled(running) } == .cancelled)
+    #expect(status { try context.checkCancelled(running) } == .cancelled)
     let later = context.beginCall()
     #expect(!context.cancelled(later))
   }

@@ -1,5 +1,6 @@
 // Counters lose nothing, keep operators apart, and saturate.
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 @Suite struct CountersTests {

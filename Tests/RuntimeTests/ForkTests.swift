@@ -3,6 +3,7 @@
 import Glibc
 import Synchronization
 import TamisRuntime
+import TamisTestSupport
 import Testing
 
 @Suite struct ForkTests {

@@ -3,6 +3,7 @@ import Synchronization
 import TamisKernels
 import TamisRuntime
 import TamisShims
+import TamisTestSupport
 import Testing
 
 private let entered = Atomic<Int>(0)

@@ -3,6 +3,7 @@ import Glibc
 import Synchronization
 import TamisRuntime
 import TamisShims
+import TamisTestSupport
 import Testing
 
 @Suite struct PoolTests {
@@ -146,7 +147,6 @@ import Testing
     context.parallel(count: 40, workers: 4) { item, _ in items.add(item) }
     #expect(items.all == Array(repeating: 1, count: 40))
     #expect(allocator.callCount > 0)
-    withExtendedLifetime(allocator) {}
   }
 
   /// From a host thread that blocks nothing: its worker must, except for faults, and its own mask stays.
