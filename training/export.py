@@ -1,0 +1,60 @@
+"""Writes a trained model as a `deepseek_v32` checkpoint that other programs read.
+
+    python export.py FOLDER TARGET
+
+FOLDER is a run of `train.py`.  TARGET receives config.json, model.safetensors
+(bf16; the router's bias, the indexer's norm and head weights in fp32),
+tokenizer.json, tokenizer_config.json and generation_config.json.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from corpus import SPECIAL
+
+FULL = ("e_score_correction_bias", "weights_proj.weight", "k_norm.weight", "k_norm.bias")
+
+
+def tensors(state):
+    """Our state dictionary under the public names; routed experts one by one."""
+    named = {}
+    for name, value in state.items():
+        public = name if name.startswith("lm_head") else "model." + name
+        if name.endswith("mlp.bias"):
+            named[public.removesuffix("bias") + "gate.e_score_correction_bias"] = value
+        elif ".routed." in name:
+            before, matrix = public.split(".routed.")
+            for i, expert in enumerate(value):
+                named[f"{before}.experts.{i}.{matrix}.weight"] = expert
+        else:
+            named[public] = value
+    return {name: (value.float() if name.endswith(FULL) else value.bfloat16()).contiguous().clone()
+            for name, value in named.items()}
+
+
+def export(folder, config, target):
+    folder, target = Path(folder), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    state = torch.load(folder / "state.pt")["model"]
+    save_file(tensors(state), target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config["model"], indent=1) + "\n")
+    shutil.copyfile(folder / "data" / "tokenizer.json", target / "tokenizer.json")
+    (target / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[1],
+         "model_max_length": config["model"]["max_position_embeddings"], "clean_up_tokenization_spaces": False},
+        indent=1) + "\n")
+    (target / "generation_config.json").write_text(json.dumps(
+        {"bos_token_id": config["model"]["bos_token_id"], "eos_token_id": config["model"]["eos_token_id"]},
+        indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run = Path(sys.argv[1])
+    kept = run / "config.json"
+    export(run, json.loads((kept if kept.exists() else Path(__file__).with_name("config.json")).read_text()),
+           sys.argv[2])
