@@ -1,0 +1,230 @@
+"""What replaces the parts of one sparse attention module: its indexer's selection, the expansion of latents (nothing
+is expanded) and the attention function. Owns the families and their variations; projections, norms, rotations and
+gates stay the model's own code. Refuses to be differentiated."""
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from .._errors import error, wrong
+from ._cache import IndexedLayer
+
+ROWS = 256  # query rows whose absorbed queries exist at once: [256, heads, latent] is what a long prompt needs
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How the indexers of a family differ. interleaved: rotary pairs (2i, 2i+1), else (i, i + half). rotary_last: they
+    are the last dims of a head, else the first."""
+
+    interleaved: bool
+    rotary_last: bool = False
+
+
+# By transformers' folder of models.
+FAMILIES = {
+    "deepseek_v32": Family(interleaved=False),
+    "glm_moe_dsa": Family(interleaved=True),
+    "axk2": Family(interleaved=False),
+    "hy_v4": Family(interleaved=False, rotary_last=True),
+    "mistral_large4": Family(interleaved=True),
+    "dots3_note": Family(interleaved=True),
+}
+
+
+def family_of(attention: nn.Module) -> Family | None:
+    """The family of an attention module with (or steered by) a lightning indexer; None for every other module."""
+    package, _, folder = type(attention).__module__.rpartition(".")[0].rpartition(".")
+    if package != "transformers.models" or folder not in FAMILIES or not hasattr(attention, "expand_kv"):
+        return None
+    if attention.indexer is None and not getattr(attention, "skip_topk", False):
+        return None  # the sliding-window layers of dots3_note
+    return FAMILIES[folder]
+
+
+# ------------------------------------------------ Replacing, and back ------------------------------------------------
+
+
+def adopt(attention: nn.Module) -> None:
+    """Puts the replacements into one attention module (as attributes of the object; its class is not touched)."""
+    config = copy.copy(attention.config)
+    config._attn_implementation = "tamis"
+    replace(attention, config=config, expand_kv=keep_latents.__get__(attention))
+    if attention.indexer is not None:
+        replace(attention.indexer, forward=select.__get__(attention.indexer))
+
+
+def replace(module: nn.Module, **parts: Any) -> None:
+    """Sets attributes of the object, and keeps in mind what it had in their place."""
+    module._tamis_saved = {name: vars(module).get(name) for name in parts}
+    for name, part in parts.items():
+        setattr(module, name, part)
+
+
+def put_back(module: nn.Module) -> None:
+    """Undoes `replace`."""
+    for name, saved in vars(module).pop("_tamis_saved").items():
+        if saved is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, saved)
+
+
+def disown(attention: nn.Module) -> None:
+    """Undoes `adopt`."""
+    put_back(attention)
+    if attention.indexer is not None:
+        put_back(attention.indexer)
+
+
+# ----------------------------------------------------- Replacements ---------------------------------------------------
+
+
+def keep_latents(_self: nn.Module, kv_nope: Any, k_rot: Any) -> tuple[Any, Any]:
+    """In the place of `expand_kv`: `IndexedLayer.update` has stored the latents, and they stay as they are."""
+    return kv_nope, k_rot
+
+
+@torch.no_grad()
+def select(self: nn.Module, hidden_states: torch.Tensor, *arguments: Any, past_key_values: Any = None, **named: Any
+           ) -> torch.Tensor:
+    """In the place of an indexer's forward. -> int32 [rows, topk]: for each real token, positions among the real
+    tokens of its sequence, ascending, -1 behind the last; [rows, 0] while every token sees all before it.
+
+    arguments: the query latent (mistral_large4 has none), (cos, sin), the mask, the position ids.
+    """
+    layer = past_key_values.layers[self.layer_idx]
+    if hasattr(self, "softmax_scaling"):
+        latent, (cos, sin), positions = self.q_input_norm(hidden_states), arguments[0], arguments[2]
+    else:
+        latent, (cos, sin), positions = arguments[0], arguments[1], None
+    q, k = queries_and_keys(self, hidden_states, latent, cos, sin, positions)
+    layer.update_indexer(k)
+    rows, longest = layer._step().rows, max(map(len, layer.sequences))
+    if longest <= self.index_topk:
+        return torch.empty((sum(rows), 0), dtype=torch.int32)
+    weights = self.weights_proj(hidden_states.to(self.weights_proj.weight.dtype)).float()
+    weights = weights * (self.n_heads**-0.5 * self.softmax_scale)
+    flat, out = layer._step().flat, torch.empty((sum(rows), self.index_topk), dtype=torch.int32)
+    return layer.sequences[0].cache.select(layer.sequences, 0, flat(q), flat(weights), self.index_topk, rows=rows,
+                                           out=out)
+
+
+def queries_and_keys(indexer: nn.Module, hidden: torch.Tensor, latent: torch.Tensor, cos: torch.Tensor,
+                     sin: torch.Tensor, positions: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """q [batch, width, heads, dim] and k [batch, width, dim] of the indexer, rotated as the family does."""
+    module = sys.modules[type(indexer).__module__]
+    family = FAMILIES[module.__name__.split(".")[-2]]
+    q = indexer.wq_b(latent).unflatten(-1, (indexer.n_heads, indexer.head_dim))
+    if positions is not None:
+        q = indexer.softmax_scaling(q, positions, head_dim_first=False)
+    k = indexer.wk(hidden)
+    k = indexer.k_norm(k.to(indexer.k_norm.weight.dtype)).to(hidden.dtype).unsqueeze(2)
+    if getattr(indexer, "use_rope", True):
+        rotate = module.apply_rotary_pos_emb_interleave if family.interleaved else module.apply_rotary_pos_emb
+        rotary, rest = indexer.qk_rope_head_dim, indexer.head_dim - indexer.qk_rope_head_dim
+        parts = (rest, rotary) if family.rotary_last else (rotary, rest)
+        q_parts, k_parts = list(q.split(parts, -1)), list(k.split(parts, -1))
+        turned = 1 if family.rotary_last else 0
+        q_parts[turned], k_parts[turned] = rotate(q_parts[turned], k_parts[turned], cos, sin, unsqueeze_dim=2)
+        q, k = torch.cat(q_parts, -1), torch.cat(k_parts, -1)
+    return q, k.squeeze(2)
+
+
+def attend(module: nn.Module, query: torch.Tensor, key: Any, value: Any, attention_mask: Any, scaling: float,
+           indices: torch.Tensor | None = None, s_aux: torch.Tensor | None = None, **_: Any
+           ) -> tuple[torch.Tensor, None]:
+    """The attention function "tamis" of transformers. query [batch, heads, width, dim]; key: the `IndexedLayer` that
+    holds latents. -> [batch, width, heads, value dim], and no attention weights."""
+    if not isinstance(key, IndexedLayer) or indices is None:
+        raise wrong("attn_implementation 'tamis': call tamis.transformers.accelerate(model) instead of naming it")
+    return Attend.apply(query, module.kv_b_proj.weight, module, key, scaling, indices, s_aux), None
+
+
+class Attend(torch.autograd.Function):
+    """Attention in its absorbed form; a node of the graph only so that a backward pass cannot go past it silently."""
+
+    @staticmethod
+    def forward(_ctx: Any, query: torch.Tensor, weight: torch.Tensor, module: nn.Module, layer: IndexedLayer,
+                scaling: float, indices: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+        key_up, value_up = weight.view(module.num_heads, -1, weight.shape[1]).split(
+            (module.qk_nope_head_dim, module.v_head_dim), dim=1)  # [heads, nope or value, latent]
+        sinks = None if sinks is None else sinks.detach().float().contiguous()
+        step, batch, width = layer._step(), query.shape[0], query.shape[2]
+        out = query.new_zeros if step.picks else query.new_empty
+        out = out((batch, width, module.num_heads, module.v_head_dim))
+        for sequences, rows, where, chosen in jobs(layer, indices):
+            q = absorb(where.take(query), key_up, module.qk_nope_head_dim)
+            latent = sequences[0].cache.attend(
+                sequences, 0, q, rows=rows, indices=chosen if chosen.shape[1] else None, softmax_scale=scaling,
+                sink=sinks, out=q.new_empty((*q.shape[:2], weight.shape[1])))
+            where.put(out, torch.bmm(latent.transpose(0, 1), value_up.transpose(1, 2)))
+        return out
+
+    @staticmethod
+    def backward(_ctx: Any, *_gradients: torch.Tensor) -> Any:
+        raise error(-6, "TAMIS_E_UNSUPPORTED", "accelerate: an accelerated model has no backward pass; "
+                                               "tamis.transformers.restore(model) before training")
+
+
+def absorb(query: torch.Tensor, key_up: torch.Tensor, nope: int) -> torch.Tensor:
+    """query [heads, rows, nope + rope] against latents instead of expanded keys: [rows, heads, latent + rope]."""
+    heads, rows, dim = query.shape
+    latent = key_up.shape[2]
+    q = query.new_empty((rows, heads, latent + dim - nope))
+    q[:, :, :latent] = torch.bmm(query[:, :, :nope], key_up).transpose(0, 1)
+    q[:, :, latent:] = query[:, :, nope:].transpose(0, 1)
+    return q
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """All new tokens of all sequences, none of them padding."""
+
+    def take(self, query: torch.Tensor) -> torch.Tensor:
+        """[batch, heads, width, dim] -> [heads, rows, dim]"""
+        return query.transpose(0, 1).flatten(1, 2)
+
+    def put(self, out: torch.Tensor, values: torch.Tensor) -> None:
+        """values [heads, rows, value dim] into out [batch, width, heads, value dim]"""
+        out.flatten(0, 1).copy_(values.transpose(0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some new tokens of one sequence."""
+
+    row: int
+    places: Any
+
+    def take(self, query: torch.Tensor) -> torch.Tensor:
+        return query[self.row][:, self.places]
+
+    def put(self, out: torch.Tensor, values: torch.Tensor) -> None:
+        out[self.row, self.places] = values.transpose(0, 1)
+
+
+def jobs(layer: IndexedLayer, indices: torch.Tensor) -> Any:
+    """Cuts the rows of a forward pass into calls of at most ROWS rows: (sequences, rows of each, where the rows are,
+    their indices). A row in the middle of a prompt is attended from a fork that ends with it."""
+    step = layer._step()
+    if step.picks is None and step.batch * step.width <= ROWS:
+        yield layer.sequences, step.rows, Whole(), indices
+        return
+    first = 0
+    for row, (sequence, count) in enumerate(zip(layer.sequences, step.rows)):
+        for begin in range(0, count, ROWS):
+            end = min(begin + ROWS, count)
+            fork = sequence if end == count else sequence.fork(len(sequence) - count + end)
+            places = slice(begin, end) if step.picks is None else step.picks[row][begin:end]
+            yield [fork], [end - begin], Part(row, places), indices[first + begin:first + end]
+        first += count
+
+
+AttentionInterface.register("tamis", attend)
