@@ -5,6 +5,7 @@
  * computed and what a dense attention would have computed.
  *
  * Contents:  1. version and errors   2. context   3. tensors and operators   4. paged cache   5. counters
+ *            6. model
  *
  * Rules, true of every function
  *   - Functions that can fail return tamis_status: TAMIS_OK (0) or a negative error; tamis_last_error() then holds
@@ -385,6 +386,157 @@ typedef struct tamis_limits {
 } tamis_limits;
 #define TAMIS_LIMITS_INIT { sizeof(tamis_limits), 0, 0, 0, 0, 0 }
 TAMIS_API tamis_status tamis_ctx_limits(tamis_ctx *ctx, tamis_limits *limits);
+
+/* ================================================== 6. Model =================================================== *
+ * A decoder of the DSA family from a Hugging Face checkpoint directory: config.json (model_type deepseek_v32,
+ * deepseek_v3 or glm_moe_dsa), model.safetensors or its shards (F32, BF16, F16, F8E4M3 with 128 x 128 scales), and
+ * tokenizer.json where text is wanted. Weights are mapped, never copied whole. A model keeps its context alive, may be
+ * used from many threads at once, and never changes.                                                               */
+
+typedef struct tamis_model tamis_model;
+
+typedef struct tamis_model_options {
+  uint32_t size;
+  uint32_t widen;       /* non-zero: matrices as F32 in memory and float products, for comparing with float
+                           implementations; 0: as they are stored, BF16 and 8-bit ones multiplied in BF16       */
+  uint32_t step_tokens; /* most tokens that pass through the layers together: memory for activations against
+                           speed, the same result. 0: 128; at most 65536                                        */
+} tamis_model_options;
+#define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0 }
+
+/* directory: a path in UTF-8, at most 4095 bytes. A directory without tokenizer.json opens, but has no text.
+ * Errors: E_IO (a file that cannot be read), E_FORMAT (what is wrong, with its tensor or byte offset), E_UNSUPPORTED
+ * (another model_type, a variant of one), E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_open(tamis_ctx *ctx, const char *directory, const tamis_model_options *options,
+                                        tamis_model **model);
+TAMIS_API void tamis_model_free(tamis_model *model);
+
+typedef struct tamis_model_info {
+  uint32_t size;            /* set by the caller: sizeof(tamis_model_info)                                      */
+  uint32_t layers;
+  uint32_t vocabulary;      /* logits of a token                                                                */
+  uint32_t hidden;
+  uint32_t heads;           /* of attention                                                                     */
+  uint32_t key_dim;         /* of a cached key: latent and rotary                                               */
+  uint32_t value_dim;       /* its first part: the latent                                                       */
+  uint32_t index_heads;     /* 0: no indexer, every token attends to all before it                              */
+  uint32_t index_dim;
+  uint32_t index_layers;    /* that have an indexer of their own; the others use the choice of the layer below  */
+  uint32_t top_k;           /* tokens that a token attends to                                                   */
+  uint32_t experts;         /* in a layer with a mixture; 0: none has one                                       */
+  uint32_t experts_per_token; /* beside the shared one                                                          */
+  uint32_t max_tokens;      /* in a sequence                                                                    */
+  uint32_t token_count;     /* ids that the tokenizer knows; 0: no tokenizer.json                               */
+  int32_t begin_token;      /* -1: none                                                                         */
+  int32_t end_token;        /* the first of those that end a text; -1: none                                     */
+  uint64_t parameters;      /* of the tensors that the model uses                                               */
+  uint64_t active_parameters; /* that one token is multiplied with                                              */
+  uint64_t weight_bytes;    /* of the checkpoint's files, mapped                                                */
+} tamis_model_info;
+#define TAMIS_MODEL_INFO_INIT { sizeof(tamis_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+TAMIS_API tamis_status tamis_model_read_info(tamis_model *model, tamis_model_info *info);
+
+/* One line such as "deepseek_v32, 4 layers, 3.2 M parameters (1.6 M active), indexer 4 x 64 chooses 128 of up to 2048"
+ * into text[capacity], as tamis_ctx_describe. */
+TAMIS_API tamis_status tamis_model_describe(tamis_model *model, char *text, size_t capacity, size_t *needed);
+
+/* Fills options (its size set by the caller) for a cache that fits the model: BF16 latents and I8 index keys. kv_dtype,
+ * index_dtype, page_tokens and max_tokens may be changed before tamis_cache_create. */
+TAMIS_API tamis_status tamis_model_cache_options(tamis_model *model, tamis_cache_options *options);
+
+/* -- 6.1 text ------------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_tokenize_options {
+  uint32_t size;
+  uint32_t bare;            /* non-zero: without the tokens that the tokenizer puts around a text (a begin mark) */
+  uint32_t special_as_text; /* non-zero: special tokens written in the text are plain text: for text that is not
+                               trusted                                                                          */
+} tamis_tokenize_options;
+#define TAMIS_TOKENIZE_OPTIONS_INIT { sizeof(tamis_tokenize_options), 0, 0 }
+
+/* text [bytes], UTF-8 (each invalid part counts as U+FFFD), as token ids, the same as Hugging Face's tokenizers makes.
+ * The first `capacity` of them go to tokens (may be NULL when capacity is 0); count: how many there are.
+ * Errors: E_UNSUPPORTED (no tokenizer.json), E_ARGUMENT (more than 2^29 bytes), E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_tokenize(tamis_model *model, const char *text, size_t bytes,
+                                            const tamis_tokenize_options *options, int32_t *tokens, size_t capacity,
+                                            size_t *count);
+
+/* The bytes of tokens [count] into text[capacity], as tamis_ctx_describe (they may hold zeros themselves, so needed - 1
+ * is their number). A token may be half a character. skip_special non-zero: special tokens (begin, end, roles) are
+ * left out. Errors: E_ARGUMENT (an id that no token has), E_UNSUPPORTED, E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_detokenize(tamis_model *model, const int32_t *tokens, size_t count,
+                                              uint32_t skip_special, char *text, size_t capacity, size_t *needed);
+
+/* -- 6.2 evaluate --------------------------------------------------------------------------------------------- */
+
+enum {
+  TAMIS_ATTENTION_AUTOMATIC = 0, /* sparse where a token sees more tokens than it may choose; elsewhere dense, which
+                                    is the same there                                                           */
+  TAMIS_ATTENTION_DENSE = 1,     /* every token, whatever the indexer would choose                              */
+  TAMIS_ATTENTION_SPARSE = 2     /* the indexer's choice, even where that is every token                        */
+};
+
+typedef struct tamis_trace tamis_trace;
+
+typedef struct tamis_eval_options {
+  uint32_t size;
+  uint32_t all_logits; /* 0: after the last token of each sequence; else after every token                      */
+  int32_t attention;   /* TAMIS_ATTENTION_...                                                                   */
+  uint32_t top_k;      /* tokens that a token attends to; 0: as the model was trained                           */
+  /* Called between the indexer's choice and the attention, on the calling thread, once for each layer, step and
+   * sequence where keys are chosen. indices [rows, k]: positions in ascending order, then -1; row 0 is the token at
+   * `first`. They may be rewritten in place (0 to the row's own position, ascending, -1 only at the end; else the call
+   * fails). Not 0: end the call with E_CANCELLED. It may use other sequences, not those of the call. NULL: none.  */
+  int32_t (*selected)(void *user, int32_t layer, int32_t seq, int64_t first, int32_t rows, int32_t k,
+                      int32_t *indices);
+  void *user;
+  tamis_trace *const *traces; /* [count], each may be NULL: where the tokens of each sequence look; NULL: none  */
+} tamis_eval_options;
+#define TAMIS_EVAL_OPTIONS_INIT { sizeof(tamis_eval_options), 0, 0, 0, NULL, NULL, NULL }
+
+/* Extends `count` sequences of one cache, sequence j by counts[j] >= 1 tokens, those of all in order in `tokens`; a
+ * prompt in pieces of any size, a decode step of many sequences, or both at once. logits: F32 [count, vocabulary], or
+ * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others.
+ * A failed call leaves every sequence as it was. Errors: E_ARGUMENT (an id outside the vocabulary, more tokens than
+ * max_tokens, a cache of another shape), E_FULL, E_MEMORY, E_BUDGET, E_BUSY, E_CANCELLED. */
+TAMIS_API tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens,
+                                        const int32_t *counts, size_t count, const tamis_eval_options *options,
+                                        const tamis_tensor *logits);
+
+typedef struct tamis_sampler_options {
+  uint32_t size;
+  float temperature; /* 0: the best token, whatever the others say                                              */
+  uint32_t top_k;    /* only the best k; 0: all                                                                 */
+  float top_p;       /* only the best tokens that reach this probability together, after top_k; 0: 1, all       */
+  uint64_t seed;
+} tamis_sampler_options;
+#define TAMIS_SAMPLER_OPTIONS_INIT { sizeof(tamis_sampler_options), 0, 0, 0, 0 }
+
+/* A token drawn from logits [vocabulary] or [1, vocabulary], F32: a pure function of them, the options and `draws`,
+ * the number of tokens drawn before. Equal logits: the lower token first; NaN is never chosen. ctx may be NULL. */
+TAMIS_API tamis_status tamis_sample(tamis_ctx *ctx, const tamis_tensor *logits, const tamis_sampler_options *options,
+                                    uint64_t draws, int32_t *token);
+
+/* -- 6.3 trace ------------------------------------------------------------------------------------------------ *
+ * Where answers look: the attention mass (softmax probability, averaged over heads) that traced tokens give to spans
+ * of positions, summed over tokens and layers; exact for what attention read. A token gives 1 in each layer, in and
+ * outside the spans together. Cost while tracing: per token and layer about half of attention's arithmetic again
+ * (one of its two products, and an exponential for each head and key); none without a trace. A trace belongs to one
+ * call at a time (another one meanwhile: E_BUSY); a failed call adds nothing.                                      */
+
+/* bounds [count, 2]: begin and end of each span, ascending and disjoint; a span of one token gives that position's
+ * mass. layers: 0: the sum over layers; the model's number of layers: a line for each. Errors: E_ARGUMENT, E_MEMORY,
+ * E_BUDGET. */
+TAMIS_API tamis_status tamis_trace_create(tamis_ctx *ctx, const int64_t *bounds, size_t count, uint32_t layers,
+                                          tamis_trace **trace);
+TAMIS_API void tamis_trace_free(tamis_trace *trace);
+
+/* mass [max(layers, 1), count]: sums of all calls so far; tokens: how many gave them. Either may be NULL. */
+TAMIS_API tamis_status tamis_trace_read(tamis_trace *trace, double *mass, uint64_t *tokens);
+
+/* Forgets what was traced. */
+TAMIS_API tamis_status tamis_trace_clear(tamis_trace *trace);
 
 #ifdef __cplusplus
 }

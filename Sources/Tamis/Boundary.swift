@@ -143,18 +143,17 @@ private func axes(_ values: (Int64, Int64, Int64, Int64)) -> SIMD4<Int> {
 
 // MARK: Text
 
-/// Copies text with its final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
+/// Copies text [UTF-8] with a final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
 func copyText(
-  _ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+  _ text: some Collection<UInt8>, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
 ) throws(TamisError) {
   guard capacity >= 0 else { throw TamisError(.argument, "capacity is too large") }
   guard buffer != nil || capacity == 0 else { throw TamisError(.argument, "text is NULL") }
   try requireAligned(needed, "needed")
-  let bytes = text.utf8
-  needed?.pointee = bytes.count &+ 1
+  needed?.pointee = text.count &+ 1
   guard let buffer, capacity > 0 else { return }
   var at = 0
-  for byte in bytes where at < capacity &- 1 {
+  for byte in text where at < capacity &- 1 {
     buffer[at] = CChar(bitPattern: byte)
     at &+= 1
   }

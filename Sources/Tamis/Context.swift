@@ -81,7 +81,7 @@ public func tamis_ctx_describe(
     let isa = String(cString: context.kernels.pointee.name)
     let threads = context.threads == 1 ? "1 thread" : "\(context.threads) threads"
     let line = "tamis \(version), \(isa) of \(usable), \(threads), \(processorName())"
-    try copyText(line, text, capacity, needed)
+    try copyText(line.utf8, text, capacity, needed)
   }
 }
 

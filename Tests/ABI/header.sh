@@ -15,6 +15,12 @@ uint32_t use(void) {
   tamis_cache_options cache = TAMIS_CACHE_OPTIONS_INIT;
   tamis_counters counters = TAMIS_COUNTERS_INIT;
   tamis_limits limits = TAMIS_LIMITS_INIT;
+  tamis_model_options model = TAMIS_MODEL_OPTIONS_INIT;
+  tamis_model_info info = TAMIS_MODEL_INFO_INIT;
+  tamis_tokenize_options tokenize = TAMIS_TOKENIZE_OPTIONS_INIT;
+  tamis_eval_options eval = TAMIS_EVAL_OPTIONS_INIT;
+  tamis_sampler_options sampler = TAMIS_SAMPLER_OPTIONS_INIT;
+  if (model.size + info.size + tokenize.size + eval.size + sampler.size == 0) return 0;
   return ctx.size + quantize.size + select.size + attend.size + cache.size + counters.size + limits.size;
 }
 END

@@ -120,6 +120,42 @@ class Limits(Sized):  # struct tamis_limits
                 ("memory_bytes_per_second", c_double)]
 
 
+# ================================================== 6. Model ===================================================
+
+ATTENTION = {"ATTENTION_AUTOMATIC": 0, "ATTENTION_DENSE": 1, "ATTENTION_SPARSE": 2}
+
+# int32_t (*selected)(void *user, int32_t layer, int32_t seq, int64_t first, int32_t rows, int32_t k,
+#                     int32_t *indices);
+Selected = CFUNCTYPE(c_int32, c_void_p, c_int32, c_int32, c_int64, c_int32, c_int32, POINTER(c_int32))
+
+
+class ModelOptions(Sized):  # struct tamis_model_options
+    _fields_ = [("size", c_uint32), ("widen", c_uint32), ("step_tokens", c_uint32)]
+
+
+class ModelInfo(Sized):  # struct tamis_model_info
+    _fields_ = [("size", c_uint32), ("layers", c_uint32), ("vocabulary", c_uint32), ("hidden", c_uint32),
+                ("heads", c_uint32), ("key_dim", c_uint32), ("value_dim", c_uint32), ("index_heads", c_uint32),
+                ("index_dim", c_uint32), ("index_layers", c_uint32), ("top_k", c_uint32), ("experts", c_uint32),
+                ("experts_per_token", c_uint32), ("max_tokens", c_uint32), ("token_count", c_uint32),
+                ("begin_token", c_int32), ("end_token", c_int32), ("parameters", c_uint64),
+                ("active_parameters", c_uint64), ("weight_bytes", c_uint64)]
+
+
+class TokenizeOptions(Sized):  # struct tamis_tokenize_options
+    _fields_ = [("size", c_uint32), ("bare", c_uint32), ("special_as_text", c_uint32)]
+
+
+class EvalOptions(Sized):  # struct tamis_eval_options
+    _fields_ = [("size", c_uint32), ("all_logits", c_uint32), ("attention", c_int32), ("top_k", c_uint32),
+                ("selected", Selected), ("user", c_void_p), ("traces", POINTER(c_void_p))]
+
+
+class SamplerOptions(Sized):  # struct tamis_sampler_options
+    _fields_ = [("size", c_uint32), ("temperature", c_float), ("top_k", c_uint32), ("top_p", c_float),
+                ("seed", c_uint64)]
+
+
 # ================================================== Functions ==================================================
 
 # uint32_t tamis_version(void);
@@ -240,3 +276,51 @@ ctx_counters = bind("tamis_ctx_counters", status, c_void_p, c_int32, POINTER(Cou
 
 # tamis_status tamis_ctx_limits(tamis_ctx *ctx, tamis_limits *limits);
 ctx_limits = bind("tamis_ctx_limits", status, c_void_p, POINTER(Limits))
+
+# tamis_status tamis_model_open(tamis_ctx *ctx, const char *directory, const tamis_model_options *options,
+#     tamis_model **model);
+model_open = bind("tamis_model_open", status, c_void_p, c_char_p, POINTER(ModelOptions), POINTER(c_void_p))
+
+# void tamis_model_free(tamis_model *model);
+model_free = bind("tamis_model_free", None, c_void_p)
+
+# tamis_status tamis_model_read_info(tamis_model *model, tamis_model_info *info);
+model_read_info = bind("tamis_model_read_info", status, c_void_p, POINTER(ModelInfo))
+
+# tamis_status tamis_model_describe(tamis_model *model, char *text, size_t capacity, size_t *needed);
+model_describe = bind("tamis_model_describe", status, c_void_p, c_char_p, c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_model_cache_options(tamis_model *model, tamis_cache_options *options);
+model_cache_options = bind("tamis_model_cache_options", status, c_void_p, POINTER(CacheOptions))
+
+# tamis_status tamis_model_tokenize(tamis_model *model, const char *text, size_t bytes, const
+#     tamis_tokenize_options *options, int32_t *tokens, size_t capacity, size_t *count);
+model_tokenize = bind("tamis_model_tokenize", status, c_void_p, c_char_p, c_size_t, POINTER(TokenizeOptions),
+                      POINTER(c_int32), c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_model_detokenize(tamis_model *model, const int32_t *tokens, size_t count, uint32_t
+#     skip_special, char *text, size_t capacity, size_t *needed);
+model_detokenize = bind("tamis_model_detokenize", status, c_void_p, POINTER(c_int32), c_size_t, c_uint32, c_char_p,
+                        c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens, const int32_t
+#     *counts, size_t count, const tamis_eval_options *options, const tamis_tensor *logits);
+model_eval = bind("tamis_model_eval", status, c_void_p, POINTER(c_void_p), POINTER(c_int32), POINTER(c_int32),
+                  c_size_t, POINTER(EvalOptions), POINTER(Tensor))
+
+# tamis_status tamis_sample(tamis_ctx *ctx, const tamis_tensor *logits, const tamis_sampler_options *options,
+#     uint64_t draws, int32_t *token);
+sample = bind("tamis_sample", status, c_void_p, POINTER(Tensor), POINTER(SamplerOptions), c_uint64, POINTER(c_int32))
+
+# tamis_status tamis_trace_create(tamis_ctx *ctx, const int64_t *bounds, size_t count, uint32_t layers,
+#     tamis_trace **trace);
+trace_create = bind("tamis_trace_create", status, c_void_p, POINTER(c_int64), c_size_t, c_uint32, POINTER(c_void_p))
+
+# void tamis_trace_free(tamis_trace *trace);
+trace_free = bind("tamis_trace_free", None, c_void_p)
+
+# tamis_status tamis_trace_read(tamis_trace *trace, double *mass, uint64_t *tokens);
+trace_read = bind("tamis_trace_read", status, c_void_p, POINTER(c_double), POINTER(c_uint64))
+
+# tamis_status tamis_trace_clear(tamis_trace *trace);
+trace_clear = bind("tamis_trace_clear", status, c_void_p)

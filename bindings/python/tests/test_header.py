@@ -16,9 +16,15 @@ DECLARATIONS = [" ".join(found.split()) for found in re.findall(r"TAMIS_API ([^;
 STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_quantize_options": _c.QuantizeOptions, "tamis_select_options": _c.SelectOptions,
            "tamis_attend_options": _c.AttendOptions, "tamis_cache_options": _c.CacheOptions,
-           "tamis_counters": _c.Counters, "tamis_limits": _c.Limits}
+           "tamis_counters": _c.Counters, "tamis_limits": _c.Limits,
+           "tamis_model_options": _c.ModelOptions, "tamis_model_info": _c.ModelInfo,
+           "tamis_tokenize_options": _c.TokenizeOptions, "tamis_eval_options": _c.EvalOptions,
+           "tamis_sampler_options": _c.SamplerOptions}
+TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION)
+HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace")
 SCALARS = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "tamis_status": ctypes.c_int32,
-           "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, **STRUCTS}
+           "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t,
+           "double": ctypes.c_double, **STRUCTS}
 
 
 def expected_type(declared):
@@ -29,7 +35,7 @@ def expected_type(declared):
         return ctypes.c_char_p
     if name == "void":
         return None
-    if name in ("tamis_ctx", "tamis_cache", "tamis_seq"):
+    if name in HANDLES:
         return ctypes.c_void_p if depth == 1 else ctypes.POINTER(ctypes.c_void_p)
     return ctypes.POINTER(SCALARS[name]) if depth else SCALARS[name]
 
@@ -87,7 +93,7 @@ def c_layout(tmp_path):
 
 
 def test_layout_is_what_a_c_compiler_says(tmp_path):
-    ours = {f"TAMIS_{name}": number for table in (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP) for name, number in table.items()}
+    ours = {f"TAMIS_{name}": number for table in TABLES for name, number in table.items()}
     for name, struct in STRUCTS.items():
         ours[name] = ctypes.sizeof(struct)
         for field, _ in struct._fields_:
