@@ -25,7 +25,7 @@ let package = Package(
     .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"], swiftSettings: swift),
     .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"], swiftSettings: swift),
     .target(name: "TamisModel", dependencies: ["TamisCache", "TamisFormats"], swiftSettings: swift),
-    .target(name: "Tamis", dependencies: ["CTamis", "TamisCache", "TamisMeter"], swiftSettings: swift),
+    .target(name: "Tamis", dependencies: ["CTamis", "TamisMeter", "TamisModel"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
       linkerSettings: [

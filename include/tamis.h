@@ -5,7 +5,7 @@
  * computed and what a dense attention would have computed.
  *
  * Contents:  1. version and errors   2. context   3. tensors and operators   4. paged cache   5. counters
- *            7. cost meter
+ *            6. model
  *
  * Rules, true of every function
  *   - Functions that can fail return tamis_status: TAMIS_OK (0) or a negative error; tamis_last_error() then holds
@@ -60,7 +60,7 @@ enum {
   TAMIS_E_FORMAT = -5,      /* a file is not what it should be                                             */
   TAMIS_E_UNSUPPORTED = -6, /* well formed, but not something this version does                            */
   TAMIS_E_CANCELLED = -7,   /* tamis_ctx_cancel was called                                                 */
-  TAMIS_E_BUDGET = -8,      /* the context's max_bytes or a meter's limit does not allow it                */
+  TAMIS_E_BUDGET = -8,      /* the context's byte budget (max_bytes) does not allow it                     */
   TAMIS_E_BUSY = -9,        /* the object is in use by another thread                                      */
   TAMIS_E_INTERNAL = -10    /* a defect of the library; please report it                                   */
 };
@@ -387,220 +387,156 @@ typedef struct tamis_limits {
 #define TAMIS_LIMITS_INIT { sizeof(tamis_limits), 0, 0, 0, 0, 0 }
 TAMIS_API tamis_status tamis_ctx_limits(tamis_ctx *ctx, tamis_limits *limits);
 
-/* ================================================ 7. Cost meter ================================================= *
- * What work cost, what a dense attention would have cost, what it will cost, and a limit that is asked before.
- *   machine     what a machine can do, measured here or published;       gives predictions and break-even contexts
- *   prices      of tokens, of a machine's hours, of energy;              give bills
- *   meter       a record that only grows and charges its parents too;    gives reads, budgets and exports
- * Money is exact decimal text ("0.000742") in one ISO 4217 currency; amounts of two currencies never meet. Machines,
- * prices and meters may be used from many threads at once. They live outside the contexts' allocators (a few KiB).  */
+/* ================================================== 6. Model =================================================== *
+ * A decoder of the DSA family from a Hugging Face checkpoint directory: config.json (model_type deepseek_v32,
+ * deepseek_v3 or glm_moe_dsa), model.safetensors or its shards (F32, BF16, F16, F8E4M3 with 128 x 128 scales), and
+ * tokenizer.json where text is wanted. Weights are mapped, never copied whole. A model keeps its context alive, may be
+ * used from many threads at once, and never changes.                                                               */
 
-typedef struct tamis_machine tamis_machine;
-typedef struct tamis_prices tamis_prices;
-typedef struct tamis_meter tamis_meter;
+typedef struct tamis_model tamis_model;
 
-/* How a number came to be; a sum has the weakest basis of its parts. */
-enum {
-  TAMIS_BASIS_NONE = 0,       /* there is no such number                                                        */
-  TAMIS_BASIS_MEASURED = 1,   /* that work was done and timed                                                   */
-  TAMIS_BASIS_CALIBRATED = 2, /* exact counts times rates measured on this machine                              */
-  TAMIS_BASIS_ANALYTIC = 3    /* exact counts times rates from a publication                                    */
-};
-
-/* -- 7.1 machines --------------------------------------------------------------------------------------------- */
-
-/* The shape of a model of the DSA family, as far as work depends on it. Zero: as DeepSeek-V3.2. */
-typedef struct tamis_architecture {
+typedef struct tamis_model_options {
   uint32_t size;
-  uint32_t layers;             /* that attend. 0: 61                                                            */
-  uint32_t heads;              /* 0: 128                                                                        */
-  uint32_t key_dim;            /* of the absorbed (latent) form. 0: 576                                         */
-  uint32_t value_dim;          /* 0: 512                                                                        */
-  uint32_t expanded_key_dim;   /* of the expanded form that dense prefill uses. 0: 192, or key_dim where that is */
-  uint32_t expanded_value_dim; /* given; 0: 128, or value_dim                                                   */
-  uint32_t index_heads;        /* 0: 64                                                                         */
-  uint32_t index_dim;          /* 0: 128                                                                        */
-  uint32_t index_layers;       /* that score; the others reuse a selection. 0: all                              */
-  uint32_t top_k;              /* 0: 2048                                                                       */
-  uint32_t pooling;            /* tokens for which one index key stands. 0: 1                                   */
-  uint32_t attention_only;     /* non-zero: no linear layers; the next two are ignored                          */
-  double active_parameters;    /* that one token is multiplied with. 0: 36.62e9                                 */
-  double weight_bytes;         /* of those parameters. 0: one for each                                          */
-  double cache_bytes;          /* of the keys and values of one token in one layer. 0: 656                      */
-  double index_key_bytes;      /* of one index key with its scale. 0: 132                                       */
-} tamis_architecture;
-#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  uint32_t widen;       /* non-zero: matrices as F32 in memory and float products, for comparing with float
+                           implementations; 0: as they are stored, BF16 and 8-bit ones multiplied in BF16       */
+  uint32_t step_tokens; /* most tokens that pass through the layers together: memory for activations against
+                           speed, the same result. 0: 128; at most 65536                                        */
+} tamis_model_options;
+#define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0 }
 
-typedef struct tamis_machine_options {
+/* directory: a path in UTF-8, at most 4095 bytes. A directory without tokenizer.json opens, but has no text.
+ * Errors: E_IO (a file that cannot be read), E_FORMAT (what is wrong, with its tensor or byte offset), E_UNSUPPORTED
+ * (another model_type, a variant of one), E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_open(tamis_ctx *ctx, const char *directory, const tamis_model_options *options,
+                                        tamis_model **model);
+TAMIS_API void tamis_model_free(tamis_model *model);
+
+typedef struct tamis_model_info {
+  uint32_t size;            /* set by the caller: sizeof(tamis_model_info)                                      */
+  uint32_t layers;
+  uint32_t vocabulary;      /* logits of a token                                                                */
+  uint32_t hidden;
+  uint32_t heads;           /* of attention                                                                     */
+  uint32_t key_dim;         /* of a cached key: latent and rotary                                               */
+  uint32_t value_dim;       /* its first part: the latent                                                       */
+  uint32_t index_heads;     /* 0: no indexer, every token attends to all before it                              */
+  uint32_t index_dim;
+  uint32_t index_layers;    /* that have an indexer of their own; the others use the choice of the layer below  */
+  uint32_t top_k;           /* tokens that a token attends to                                                   */
+  uint32_t experts;         /* in a layer with a mixture; 0: none has one                                       */
+  uint32_t experts_per_token; /* beside the shared one                                                          */
+  uint32_t max_tokens;      /* in a sequence                                                                    */
+  uint32_t token_count;     /* ids that the tokenizer knows; 0: no tokenizer.json                               */
+  int32_t begin_token;      /* -1: none                                                                         */
+  int32_t end_token;        /* the first of those that end a text; -1: none                                     */
+  uint64_t parameters;      /* of the tensors that the model uses                                               */
+  uint64_t active_parameters; /* that one token is multiplied with                                              */
+  uint64_t weight_bytes;    /* of the checkpoint's files, mapped                                                */
+} tamis_model_info;
+#define TAMIS_MODEL_INFO_INIT { sizeof(tamis_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+TAMIS_API tamis_status tamis_model_read_info(tamis_model *model, tamis_model_info *info);
+
+/* One line such as "deepseek_v32, 4 layers, 3.2 M parameters (1.6 M active), indexer 4 x 64 chooses 128 of up to 2048"
+ * into text[capacity], as tamis_ctx_describe. */
+TAMIS_API tamis_status tamis_model_describe(tamis_model *model, char *text, size_t capacity, size_t *needed);
+
+/* Fills options (its size set by the caller) for a cache that fits the model: BF16 latents and I8 index keys. kv_dtype,
+ * index_dtype, page_tokens and max_tokens may be changed before tamis_cache_create. */
+TAMIS_API tamis_status tamis_model_cache_options(tamis_model *model, tamis_cache_options *options);
+
+/* -- 6.1 text ------------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_tokenize_options {
   uint32_t size;
-  const char *name;           /* NULL: the processor's name                                                     */
-  const char *date;           /* kept as text, such as "2026-11-21"; NULL: ""                                   */
-  const char *price_per_hour; /* decimal text; NULL: no price                                                   */
-  const char *currency;       /* of the price; NULL: "USD"                                                      */
-  const tamis_architecture *architecture; /* at whose shapes the operators run; layers and parameters are ignored */
-} tamis_machine_options;
-#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL }
+  uint32_t bare;            /* non-zero: without the tokens that the tokenizer puts around a text (a begin mark) */
+  uint32_t special_as_text; /* non-zero: special tokens written in the text are plain text: for text that is not
+                               trusted                                                                          */
+} tamis_tokenize_options;
+#define TAMIS_TOKENIZE_OPTIONS_INIT { sizeof(tamis_tokenize_options), 0, 0 }
 
-/* Measures this machine with ctx's instruction set and threads: peak rates (int8, bf16, fp32), memory, and the
- * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths; rates
- * and fixed times are fitted to that. Takes a few seconds and about 300 MB of ctx's memory, which it gives back.
- * Basis: CALIBRATED. Errors: E_MEMORY, E_BUDGET, E_CANCELLED, E_ARGUMENT. */
-TAMIS_API tamis_status tamis_machine_measure(tamis_ctx *ctx, const tamis_machine_options *options,
-                                             tamis_machine **machine);
+/* text [bytes], UTF-8 (each invalid part counts as U+FFFD), as token ids, the same as Hugging Face's tokenizers makes.
+ * The first `capacity` of them go to tokens (may be NULL when capacity is 0); count: how many there are.
+ * Errors: E_UNSUPPORTED (no tokenizer.json), E_ARGUMENT (more than 2^29 bytes), E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_tokenize(tamis_model *model, const char *text, size_t bytes,
+                                            const tamis_tokenize_options *options, int32_t *tokens, size_t capacity,
+                                            size_t *count);
 
-/* A published machine by name. "H800": the one of DeepSeek's Figure 3, at 2 USD an hour, whose profile reproduces the
- * figure's four curves. Basis: ANALYTIC. E_ARGUMENT for other names. */
-TAMIS_API tamis_status tamis_machine_published(const char *name, tamis_machine **machine);
+/* The bytes of tokens [count] into text[capacity], as tamis_ctx_describe (they may hold zeros themselves, so needed - 1
+ * is their number). A token may be half a character. skip_special non-zero: special tokens (begin, end, roles) are
+ * left out. Errors: E_ARGUMENT (an id that no token has), E_UNSUPPORTED, E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_detokenize(tamis_model *model, const int32_t *tokens, size_t count,
+                                              uint32_t skip_special, char *text, size_t capacity, size_t *needed);
 
-/* A machine from the JSON text that tamis_machine_text wrote (docs/cost.md has the members). Rates that no machine
- * has are refused: E_FORMAT or E_ARGUMENT. */
-TAMIS_API tamis_status tamis_machine_parse(const char *text, size_t bytes, tamis_machine **machine);
-
-/* The profile as JSON, with its rates, its price, how far to trust it and why ("trust"). text, capacity and needed as
- * in tamis_ctx_describe. */
-TAMIS_API tamis_status tamis_machine_text(tamis_machine *machine, char *text, size_t capacity, size_t *needed);
-TAMIS_API void tamis_machine_free(tamis_machine *machine);
-
-/* -- 7.2 predictions ------------------------------------------------------------------------------------------ */
-
-enum {
-  TAMIS_MODE_AUTOMATIC = 0, /* DSA that scores no key while all are selected (as tamis_select)                  */
-  TAMIS_MODE_SPARSE = 1,    /* DSA as published: every visible key is scored                                    */
-  TAMIS_MODE_DENSE = 2      /* full attention without an indexer                                                */
-};
-enum { TAMIS_PHASE_PREFILL = 1, TAMIS_PHASE_DECODE = 2 };
-
-typedef struct tamis_request {
-  uint32_t size;
-  uint32_t mode;          /* TAMIS_MODE_...                                                                     */
-  uint64_t input_tokens;  /* cached ones included; together with output_tokens at most 2^39                     */
-  uint64_t cached_tokens; /* of the input: read from a cache                                                    */
-  uint64_t output_tokens;
-  uint32_t batch;         /* sequences that share a read of the weights in decode. 0: 1                         */
-  uint32_t chunk;         /* tokens that share it in prefill. 0: 512                                            */
-} tamis_request;
-#define TAMIS_REQUEST_INIT { sizeof(tamis_request), 0, 0, 0, 0, 0, 0 }
-
-typedef struct tamis_prediction {
-  uint32_t size;
-  uint32_t basis;         /* CALIBRATED or ANALYTIC                                                             */
-  double seconds;         /* = prefill_seconds + decode_seconds                                                 */
-  double low_seconds;     /* the machine's profile says how far its figures may be off                          */
-  double high_seconds;
-  double prefill_seconds;
-  double decode_seconds;
-  double flops;
-  double bytes;
-} tamis_prediction;
-#define TAMIS_PREDICTION_INIT { sizeof(tamis_prediction), 0, 0, 0, 0, 0, 0, 0, 0 }
-
-/* A whole request. architecture NULL: DeepSeek-V3.2. */
-TAMIS_API tamis_status tamis_predict_request(tamis_machine *machine, const tamis_architecture *architecture,
-                                             const tamis_request *request, tamis_prediction *prediction);
-
-/* One token that sees `keys` keys (at most 2^40), in one phase; of a chunk of 512 tokens in prefill, alone in decode. */
-TAMIS_API tamis_status tamis_predict_token(tamis_machine *machine, const tamis_architecture *architecture,
-                                           int32_t phase, int32_t mode, uint64_t keys, tamis_prediction *prediction);
+/* -- 6.2 evaluate --------------------------------------------------------------------------------------------- */
 
 enum {
-  TAMIS_BREAK_EVEN_DECODE = 1,  /* one decoded token                                                            */
-  TAMIS_BREAK_EVEN_PREFILL = 2, /* one prefilled token                                                          */
-  TAMIS_BREAK_EVEN_PROMPT = 3   /* a whole prompt, whose dearer beginning is paid back first                    */
+  TAMIS_ATTENTION_AUTOMATIC = 0, /* sparse where a token sees more tokens than it may choose; elsewhere dense, which
+                                    is the same there                                                           */
+  TAMIS_ATTENTION_DENSE = 1,     /* every token, whatever the indexer would choose                              */
+  TAMIS_ATTENTION_SPARSE = 2     /* the indexer's choice, even where that is every token                        */
 };
 
-/* From how many tokens of context on `mode` is cheaper than dense: below, it costs more. low and high: with the
- * profile's uncertainty about sparse against dense. -1: not within 2^24 tokens. low, high and basis may be NULL. */
-TAMIS_API tamis_status tamis_predict_break_even(tamis_machine *machine, const tamis_architecture *architecture,
-                                                int32_t kind, int32_t mode, double *tokens, double *low, double *high,
-                                                uint32_t *basis);
+typedef struct tamis_trace tamis_trace;
 
-/* -- 7.3 prices ----------------------------------------------------------------------------------------------- */
-
-/* Text that is read: UTF-8 with a final zero, at most 4,096 bytes; prices are decimal numbers as JSON writes them
- * ("0.28", "2.8e-07"), at least 0, of at most 38 digits, and not absurd (at most 1,000 a token, 1e9 an hour or kWh). */
-typedef struct tamis_price_tier {
-  uint64_t above;          /* for requests of more input tokens than this; the whole request is billed so        */
-  const char *input;       /* for a million tokens, like the others                                             */
-  const char *cached;      /* NULL: as input                                                                    */
-  const char *cache_write; /* NULL: as input                                                                    */
-  const char *output;
-} tamis_price_tier;
-
-typedef struct tamis_prices_options {
+typedef struct tamis_eval_options {
   uint32_t size;
-  uint32_t tiers;            /* how many are in `tier`, at most 63                                              */
-  const char *name;          /* of the list; NULL: ""                                                           */
-  const char *currency;      /* of all prices here; NULL: "USD"                                                 */
-  const char *source;        /* where the list is from; NULL: ""                                                */
-  const char *date;          /* of the list; NULL: ""                                                           */
-  /* A list: for a million tokens. input and output, or neither                                                 */
-  const char *input;
-  const char *cached;        /* tokens read from a cache; NULL: as input                                        */
-  const char *cache_write;   /* tokens written to one; NULL: as input                                           */
-  const char *output;
-  const char *cache_storage; /* for a million tokens kept an hour; NULL: 0                                      */
-  const tamis_price_tier *tier; /* ascending, for long inputs                                                   */
-  /* Or litellm's model_prices_and_context_window.json as it is (USD), and which entry of it                    */
-  const char *litellm;
-  size_t litellm_bytes;
-  const char *model;
-  /* A machine and electricity, each beside a list or without one                                               */
-  const char *machine_hour;
-  const char *busy_share;    /* of the hours paid for, more than 0 and at most 1; NULL: 1                       */
-  const char *kilowatt_hour;
-} tamis_prices_options;
-#define TAMIS_PRICES_OPTIONS_INIT \
-  { sizeof(tamis_prices_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL }
+  uint32_t all_logits; /* 0: after the last token of each sequence; else after every token                      */
+  int32_t attention;   /* TAMIS_ATTENTION_...                                                                   */
+  uint32_t top_k;      /* tokens that a token attends to; 0: as the model was trained                           */
+  /* Called between the indexer's choice and the attention, on the calling thread, once for each layer, step and
+   * sequence where keys are chosen. indices [rows, k]: positions in ascending order, then -1; row 0 is the token at
+   * `first`. They may be rewritten in place (0 to the row's own position, ascending, -1 only at the end; else the call
+   * fails). Not 0: end the call with E_CANCELLED. It may use other sequences, not those of the call. NULL: none.  */
+  int32_t (*selected)(void *user, int32_t layer, int32_t seq, int64_t first, int32_t rows, int32_t k,
+                      int32_t *indices);
+  void *user;
+  tamis_trace *const *traces; /* [count], each may be NULL: where the tokens of each sequence look; NULL: none  */
+} tamis_eval_options;
+#define TAMIS_EVAL_OPTIONS_INIT { sizeof(tamis_eval_options), 0, 0, 0, NULL, NULL, NULL }
 
-/* Prices of up to three kinds. Options without any price, or NULL: DeepSeek's list at the V3.2-Exp release (0.28, cached
- * 0.028, output 0.42 USD). Errors: E_ARGUMENT (negative or absurd price, unknown currency or model, unordered tiers),
- * E_FORMAT (a malformed file or number). */
-TAMIS_API tamis_status tamis_prices_create(const tamis_prices_options *options, tamis_prices **prices);
-TAMIS_API void tamis_prices_free(tamis_prices *prices);
+/* Extends `count` sequences of one cache, sequence j by counts[j] >= 1 tokens, those of all in order in `tokens`; a
+ * prompt in pieces of any size, a decode step of many sequences, or both at once. logits: F32 [count, vocabulary], or
+ * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others.
+ * A failed call leaves every sequence as it was. Errors: E_ARGUMENT (an id outside the vocabulary, more tokens than
+ * max_tokens, a cache of another shape), E_FULL, E_MEMORY, E_BUDGET, E_BUSY, E_CANCELLED. */
+TAMIS_API tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens,
+                                        const int32_t *counts, size_t count, const tamis_eval_options *options,
+                                        const tamis_tensor *logits);
 
-/* What work cost, or will cost. Fields only grow in a meter: read twice and subtract. */
-typedef struct tamis_cost {
+typedef struct tamis_sampler_options {
   uint32_t size;
-  uint32_t basis;                /* TAMIS_BASIS_... of dense_nanoseconds                                        */
-  uint64_t calls;                /* these seven as in tamis_counters                                            */
-  uint64_t queries;
-  uint64_t keys_scored;
-  uint64_t keys_selected;
-  uint64_t keys_attended;
-  uint64_t keys_dense;
-  uint64_t input_tokens;         /* cached and written ones included                                            */
-  uint64_t cached_tokens;
-  uint64_t cache_write_tokens;   /* that a provider wrote to its cache                                          */
-  uint64_t cache_token_seconds;  /* tokens times seconds that a provider kept them                              */
-  uint64_t output_tokens;
-  uint64_t flops;                /* 2^64-1 also stands for more; the exports print every digit                  */
-  uint64_t bytes;
-  uint64_t nanoseconds;
-  uint64_t cpu_nanoseconds;      /* over all threads                                                            */
-  uint64_t dense_flops;          /* of a dense attention for the same calls                                     */
-  uint64_t dense_bytes;
-  uint64_t dense_nanoseconds;    /* 0 while basis is NONE                                                       */
-  int64_t microjoules;           /* -1: not measured, or not throughout                                         */
-} tamis_cost;
-#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }
+  float temperature; /* 0: the best token, whatever the others say                                              */
+  uint32_t top_k;    /* only the best k; 0: all                                                                 */
+  float top_p;       /* only the best tokens that reach this probability together, after top_k; 0: 1, all       */
+  uint64_t seed;
+} tamis_sampler_options;
+#define TAMIS_SAMPLER_OPTIONS_INIT { sizeof(tamis_sampler_options), 0, 0, 0, 0 }
 
-enum {
-  TAMIS_BILL_LIST = 1,    /* tokens; cached and written ones are part of the input and billed once              */
-  TAMIS_BILL_MACHINE = 2, /* nanoseconds times busy_share of the price of an hour                               */
-  TAMIS_BILL_ENERGY = 3   /* microjoules                                                                        */
-};
+/* A token drawn from logits [vocabulary] or [1, vocabulary], F32: a pure function of them, the options and `draws`,
+ * the number of tokens drawn before. Equal logits: the lower token first; NaN is never chosen. ctx may be NULL. */
+TAMIS_API tamis_status tamis_sample(tamis_ctx *ctx, const tamis_tensor *logits, const tamis_sampler_options *options,
+                                    uint64_t draws, int32_t *token);
 
-typedef struct tamis_bill {
-  uint32_t size;
-  int32_t kind;
-  char amount[64];  /* decimal text; list prices exactly, the others rounded to 10^-15                          */
-  char currency[8];
-} tamis_bill;
-#define TAMIS_BILL_INIT { sizeof(tamis_bill), 0, "", "" }
+/* -- 6.3 trace ------------------------------------------------------------------------------------------------ *
+ * Where answers look: the attention mass (softmax probability, averaged over heads) that traced tokens give to spans
+ * of positions, summed over tokens and layers; exact for what attention read. A token gives 1 in each layer, in and
+ * outside the spans together. Cost while tracing: per token and layer about half of attention's arithmetic again
+ * (one of its two products, and an exponential for each head and key); none without a trace. A trace belongs to one
+ * call at a time (another one meanwhile: E_BUSY); a failed call adds nothing.                                      */
 
-/* The bill of one kind for a cost. Errors: E_UNSUPPORTED (no price of that kind, or energy was not measured),
- * E_ARGUMENT (more cached and written than input tokens; an amount that needs more than 38 digits). */
-TAMIS_API tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
+/* bounds [count, 2]: begin and end of each span, ascending and disjoint; a span of one token gives that position's
+ * mass. layers: 0: the sum over layers; the model's number of layers: a line for each. Errors: E_ARGUMENT, E_MEMORY,
+ * E_BUDGET. */
+TAMIS_API tamis_status tamis_trace_create(tamis_ctx *ctx, const int64_t *bounds, size_t count, uint32_t layers,
+                                          tamis_trace **trace);
+TAMIS_API void tamis_trace_free(tamis_trace *trace);
+
+/* mass [max(layers, 1), count]: sums of all calls so far; tokens: how many gave them. Either may be NULL. */
+TAMIS_API tamis_status tamis_trace_read(tamis_trace *trace, double *mass, uint64_t *tokens);
+
+/* Forgets what was traced. */
+TAMIS_API tamis_status tamis_trace_clear(tamis_trace *trace);
 
 #ifdef __cplusplus
 }

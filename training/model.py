@@ -117,10 +117,14 @@ class Attention(nn.Module):
         self.kv_b_proj = nn.Linear(self.latent, h * (self.nope + self.value), bias=False)
         self.o_proj = nn.Linear(h * self.value, d, bias=False)
         self.indexer = Indexer(config)
-        self.scale = (self.nope + self.rope) ** -0.5
-        scaling = config.get("rope_scaling")
+        self.config = config
+
+    @property
+    def scale(self):
+        scale, scaling = (self.nope + self.rope) ** -0.5, self.config.get("rope_scaling")
         if scaling:
-            self.scale *= (0.1 * scaling["mscale_all_dim"] * math.log(scaling["factor"]) + 1) ** 2
+            scale *= (0.1 * scaling["mscale_all_dim"] * math.log(scaling["factor"]) + 1) ** 2
+        return scale
 
     def project(self, x, tables):
         """The query latent [b, t, q_lora], and queries, keys, values [b, h, t, width]."""

@@ -1,6 +1,6 @@
-"""Trains the model in the three phases of DeepSeek-V3.2: dense, indexer warm-up, sparse.
+"""Trains the model as DeepSeek-V3.2 was: dense, extended to a longer context by YaRN, indexer warm-up, sparse.
 
-    python train.py FOLDER [--config config.json] [--until dense|warmup|sparse]
+    python train.py FOLDER [--config config.json] [--until dense|extend|warmup|sparse]
 
 FOLDER holds what `corpus.py` wrote in FOLDER/data (made when missing) and what
 the run leaves: `log.jsonl`, one line per report, and `state.pt`, from which the
@@ -28,9 +28,9 @@ from optimiser import indexer_optimiser, optimisers, set_rate
 from prior import write_induction
 from sparse import Captured, DenseWithIndexer, TopK
 
-PHASES = ["dense", "warmup", "sparse"]
-REPORT_EVERY = {"dense": 50, "warmup": 10, "sparse": 5}
-MEASURE_EVERY = {"dense": 150, "warmup": 40, "sparse": 20}
+PHASES = ["dense", "extend", "warmup", "sparse"]
+REPORT_EVERY = {"dense": 50, "extend": 10, "warmup": 10, "sparse": 5}
+MEASURE_EVERY = {"dense": 150, "extend": 50, "warmup": 40, "sparse": 20}
 SAVE_SECONDS = 60
 
 
@@ -82,7 +82,9 @@ class Run:
 
     def run_phase(self, steps):
         report = Report()
-        take = {"dense": self.dense_step, "warmup": self.warmup_step, "sparse": self.sparse_step}[self.phase]
+        take = {"dense": self.dense_step, "extend": self.extend_step, "warmup": self.warmup_step,
+                "sparse": self.sparse_step}[self.phase]
+        self.model.config["rope_scaling"] = None if self.phase == "dense" else self.config["model"]["rope_scaling"]
         while self.step < steps:
             began = time.monotonic()
             report.add(take())
@@ -97,23 +99,33 @@ class Run:
                 self.save()
 
     def dense_step(self):
-        phase, rates = self.config["dense"], self.config["rates"]
+        """Windows that grow from stage to stage, positions as they are."""
+        phase = self.config["dense"]
         progress = self.step / phase["steps"]
         length = next(length for until, length in phase["lengths"] if progress < until)
-        fade = (progress - phase["decay_from"]) / (1 - phase["decay_from"])
-        share = min(1, (self.step + 1) / phase["rise"]) * (1 - 0.97 * max(0, fade))
+        fade = max(0, (progress - phase["decay_from"]) / (1 - phase["decay_from"]))
+        share = min(1, (self.step + 1) / phase["rise"]) * (1 - (1 - phase["decay_to"]) * fade)
+        return self.language_step(self.config["seed"], length, progress, share, clip=self.step < phase["rise"])
+
+    def extend_step(self):
+        """Longer windows, positions interpolated by YaRN; the learning rate falls on from where dense ended."""
+        phase = self.config["extend"]
+        share = self.config["dense"]["decay_to"] * (1 - 0.9 * self.step / phase["steps"])
+        return self.language_step(self.config["seed"] + 500, phase["length"], 1.0, share)
+
+    def language_step(self, seed, length, progress, share, clip=False):
         for optimiser in self.main:
             set_rate(optimiser, share)
         count = self.config["tokens_per_step"] // length
-        inputs, targets, weights, kinds = self.data.batch(self.config["seed"], self.step, count, length, progress)
+        inputs, targets, weights, kinds = self.data.batch(seed, self.step, count, length, progress)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = self.model.trunk(inputs)
         loss, losses = token_loss(self.model, hidden, targets, weights)
         loss.backward()
-        if self.step < phase["rise"]:
+        if clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.update(self.main)
-        self.balance(phase["balance"] * share)
+        self.balance(self.config["dense"]["balance"] * share)
         self.tokens += inputs.numel()
         return by_kind(losses, weights, kinds) | {"length": (length, 1), "rate": (share, 1)}
 
@@ -180,6 +192,7 @@ class Run:
             if self.phase != "dense":
                 phase = self.config[self.phase]
                 found["bits_per_byte_long"] = self.bits_per_byte(phase["length"], 3)
+            if self.phase in ("warmup", "sparse"):
                 k = self.config["sparse"]["top_k"]
                 found["bits_per_byte_sparse"] = self.bits_per_byte(phase["length"], 3, TopK(k))
                 found |= {f"mass_{name}": mass for name, mass in self.captured(phase["length"], k).items()}

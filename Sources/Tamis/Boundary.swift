@@ -141,41 +141,19 @@ private func axes(_ values: (Int64, Int64, Int64, Int64)) -> SIMD4<Int> {
   SIMD4(Int(values.0), Int(values.1), Int(values.2), Int(values.3))
 }
 
-// MARK: Values behind handles
-
-/// A value that a handle stands for.
-final class Box<Value: Sendable>: Sendable {
-  let value: Value
-  init(_ value: Value) { self.value = value }
-}
-
 // MARK: Text
 
-/// Text of the caller: UTF-8 with a final zero, at most 4,096 bytes. NULL: nil.
-func text(_ pointer: UnsafePointer<CChar>?, _ name: StaticString) throws(TamisError) -> String? {
-  guard let pointer else { return nil }
-  var length = 0
-  while length <= 4096, pointer[length] != 0 { length &+= 1 }
-  guard length <= 4096 else { throw TamisError(.argument, "\(name) is longer than 4096 bytes") }
-  let bytes = UnsafeRawBufferPointer(start: pointer, count: length)
-  guard let text = String(validating: bytes, as: UTF8.self) else {
-    throw TamisError(.argument, "\(name) is not UTF-8")
-  }
-  return text
-}
-
-/// Copies text with its final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
+/// Copies text [UTF-8] with a final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
 func copyText(
-  _ text: String, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+  _ text: some Collection<UInt8>, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
 ) throws(TamisError) {
   guard capacity >= 0 else { throw TamisError(.argument, "capacity is too large") }
   guard buffer != nil || capacity == 0 else { throw TamisError(.argument, "text is NULL") }
   try requireAligned(needed, "needed")
-  let bytes = text.utf8
-  needed?.pointee = bytes.count &+ 1
+  needed?.pointee = text.count &+ 1
   guard let buffer, capacity > 0 else { return }
   var at = 0
-  for byte in bytes where at < capacity &- 1 {
+  for byte in text where at < capacity &- 1 {
     buffer[at] = CChar(bitPattern: byte)
     at &+= 1
   }

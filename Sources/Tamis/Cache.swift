@@ -118,7 +118,7 @@ public func tamis_seq_extend(_ seq: OpaquePointer?, _ tokens: UnsafePointer<Int3
 }
 
 /// tokens [count] or nil; a sequence holds at most 2^31-1.
-private func ids(_ tokens: UnsafePointer<Int32>?, _ count: Int) throws(TamisError) -> UnsafePointer<Int32>? {
+func ids(_ tokens: UnsafePointer<Int32>?, _ count: Int) throws(TamisError) -> UnsafePointer<Int32>? {
   guard count >= 0, count <= Int(Int32.max) else {
     throw TamisError(.argument, "count is \(UInt(bitPattern: count)), expected at most 2^31-1")
   }
@@ -176,7 +176,7 @@ public func tamis_seq_read(
 // MARK: The verbs
 
 /// The sequences of a batch. None may be named twice, so there are no more than the cache has.
-private func sequences(
+func sequences(
   _ seqs: UnsafePointer<OpaquePointer?>?, _ count: Int
 ) throws(TamisError) -> [TokenSequence] {
   guard let seqs else { throw TamisError(.argument, "seqs is NULL") }
@@ -195,10 +195,12 @@ private func sequences(
   return found
 }
 
-private func rowCounts(_ rows: UnsafePointer<Int32>?) throws(TamisError) -> UnsafePointer<Int32> {
-  guard let rows else { throw TamisError(.argument, "rows is NULL") }
+func rowCounts(
+  _ rows: UnsafePointer<Int32>?, _ name: StaticString = "rows"
+) throws(TamisError) -> UnsafePointer<Int32> {
+  guard let rows else { throw TamisError(.argument, "\(name) is NULL") }
   guard UInt(bitPattern: rows) % UInt(MemoryLayout<Int32>.alignment) == 0 else {
-    throw TamisError(.argument, "rows is not aligned to 4 bytes")
+    throw TamisError(.argument, "\(name) is not aligned to 4 bytes")
   }
   return rows
 }

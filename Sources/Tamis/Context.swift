@@ -81,11 +81,11 @@ public func tamis_ctx_describe(
     let isa = String(cString: context.kernels.pointee.name)
     let threads = context.threads == 1 ? "1 thread" : "\(context.threads) threads"
     let line = "tamis \(version), \(isa) of \(usable), \(threads), \(processorName())"
-    try copyText(line, text, capacity, needed)
+    try copyText(line.utf8, text, capacity, needed)
   }
 }
 
-func processorName() -> String {
+private func processorName() -> String {
   withUnsafeTemporaryAllocation(of: CChar.self, capacity: 96) { buffer in
     guard let start = buffer.baseAddress else { return "" }
     tk_cpu_name(start, 96)

@@ -63,6 +63,14 @@ package final class AttentionTrace: @unchecked Sendable {
     UnsafeBufferPointer(start: finished, count: lines &* spanCount)
   }
 
+  /// Copies the masses [lines, spans] out and returns the rows that gave them.
+  package func read(to mass: UnsafeMutablePointer<Double>?) throws(TamisError) -> UInt64 {
+    try busy.enter("trace")
+    defer { busy.leave() }
+    mass?.update(from: finished, count: lines &* spanCount)
+    return rows
+  }
+
   /// Forgets what was traced.
   package func clear() throws(TamisError) {
     try busy.enter("trace")

@@ -8,7 +8,7 @@ package struct ModelConfig: Sendable {
   package enum Family: Sendable, CaseIterable {
     case deepseekV32, deepseekV3, glmMoeDsa
 
-    var name: StaticString {
+    package var name: StaticString {
       switch self {
       case .deepseekV32: "deepseek_v32"
       case .deepseekV3: "deepseek_v3"

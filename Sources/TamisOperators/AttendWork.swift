@@ -121,6 +121,13 @@ struct AttendWork {
   {
     let perRow = columns.count
     let bytes = shape.keyDim &* shape.elementBytes
+    if shape.readsDirectly(q.dtype), rows.count == 1 {
+      let head = unit.kvHead &* shape.headsPerKV &+ columns.lowerBound
+      kernels.pointee.attend_pack_query(
+        shape.type, q.row(unit.query(rows.lowerBound)) + head &* q.stride[1], q.stride[1],
+        Int32(truncatingIfNeeded: perRow), Int32(truncatingIfNeeded: shape.keyDim), packed)
+      return
+    }
     for i in rows {
       for c in columns {
         let head = unit.kvHead &* shape.headsPerKV &+ c
@@ -275,7 +282,6 @@ struct AttendWork {
     let list = keyList(unit, 0, work(0))
     var others = context.parallel(count: plan.parts, workers: plan.workers) { p, worker in
       pack(unit, rows: 0..<1, columns: partColumns(p), work(worker), to: packed(p))
-      clear(total, columns: partColumns(p))
     }
     let chunks = (list.count &+ Attend.chunk &- 1) / Attend.chunk
     var wave = 0
@@ -290,21 +296,31 @@ struct AttendWork {
         let first = (begin &+ slot) &* Attend.chunk
         attend(
           unit, list, first: first, count: min(Attend.chunk, list.count &- first), packed: packed(p),
-          columns: columns.count, at: columns.lowerBound, into: result(slot &+ 1), work(worker))
+          columns: columns.count, at: columns.lowerBound, into: result(waveSlot(begin &+ slot, begin)), work(worker))
       }
       let slices = joinSlices
       others &+= context.parallel(count: slices, workers: plan.workers) { slice, worker in
         let columns = plan.columns &* slice / slices..<plan.columns &* (slice &+ 1) / slices
-        for slot in 0..<inWave { join(total, result(slot &+ 1), columns: columns) }
+        var chunk = max(begin, 1)
+        while chunk < begin &+ inWave {
+          join(total, result(waveSlot(chunk, begin)), columns: columns)
+          chunk &+= 1
+        }
         if begin &+ inWave == chunks {
           finish(unit, 0, columns: columns, at: columns.lowerBound, total, work(worker))
         }
       }
       wave &+= inWave
     }
-    if chunks == 0 { finish(unit, 0, columns: 0..<plan.columns, at: 0, total, work(0)) }
+    if chunks == 0 {
+      clear(total, columns: 0..<plan.columns)
+      finish(unit, 0, columns: 0..<plan.columns, at: 0, total, work(0))
+    }
     return others
   }
+
+  /// Where the partial result of a chunk goes: the first is the total's beginning.
+  private func waveSlot(_ chunk: Int, _ begin: Int) -> Int { chunk == 0 ? 0 : chunk &- begin &+ 1 }
 
   private var joinSlices: Int { max(1, min(plan.workers, plan.columns / 8)) }
 
@@ -318,8 +334,14 @@ struct AttendWork {
       let at = column &+ offset
       let (factor, log) = denominator(max: total.max[at], sum: total.sum[at], sink: shape.sink?[head])
       let row = total.out + at &* shape.valueDim
-      for e in 0..<shape.valueDim { row[e] *= factor }
-      storeFloats(row, shape.valueDim, as: out.dtype, to: out.row(query) + head &* out.stride[1], kernels)
+      let to = out.row(query) + head &* out.stride[1]
+      if out.dtype == .f32 {
+        let floats = to.assumingMemoryBound(to: Float.self)
+        for e in 0..<shape.valueDim { floats[e] = row[e] * factor }
+      } else {
+        for e in 0..<shape.valueDim { row[e] *= factor }
+        storeFloats(row, shape.valueDim, as: out.dtype, to: to, kernels)
+      }
       if let lse { (lse.row(query).assumingMemoryBound(to: Float.self))[head] = log }
     }
   }

@@ -33,8 +33,6 @@ package struct ContextOptions: @unchecked Sendable {
   package var parallel: Parallel?
   package var log: Log?
   package var user: UnsafeMutableRawPointer?
-  /// Is told of every call besides the counters.
-  package var recorder: Recorder?
 
   package init() {}
 }
@@ -88,7 +86,7 @@ package final class Context: @unchecked Sendable {
     self.options = options
     self.kernels = kernels
     self.threads = threads
-    self.counters = Counters(counting: counting, root: options.recorder)
+    self.counters = Counters(counting: counting)
     self.memory = Memory(options: options, keptScratchBytes: keptScratchBytes)
     self.pool = Pool(kernels: kernels, threads: threads, memory: memory)
   }

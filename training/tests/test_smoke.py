@@ -28,6 +28,7 @@ def config():
                         "num_hidden_layers": 3, "q_lora_rank": 48, "kv_lora_rank": 48, "v_head_dim": 32}
     config |= {"corpus_share": 0.03, "tokens_per_step": 1024}
     config["dense"] |= {"steps": 12, "rise": 2, "lengths": [[0.5, 256], [1.0, 512]]}
+    config["extend"] |= {"steps": 2, "length": 1024}
     config["warmup"] |= {"steps": 6, "length": 512, "rows": 32}
     config["sparse"] |= {"steps": 2, "length": 512, "rows": 32, "top_k": 32}
     return config
@@ -51,7 +52,7 @@ def test_every_phase_reports_and_learns(config, finished, tmp_path):
     (tmp_path / "data").symlink_to(finished.folder / "data")
     start = Run(tmp_path, config).measure()["bits_per_byte"]
     measures = {line["phase"]: line for line in log if "bits_per_byte" in line}
-    assert set(measures) == {"dense", "warmup", "sparse"}
+    assert set(measures) == {"dense", "extend", "warmup", "sparse"}
     assert measures["dense"]["bits_per_byte"] < start - 0.15
     assert measures["warmup"]["mass_indexer"] <= measures["warmup"]["mass_oracle"] + 1e-6
 

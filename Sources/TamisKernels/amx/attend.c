@@ -72,20 +72,22 @@ size_t tk_amx_attend_query_bytes(int32_t type, int32_t columns, int32_t key_dim)
 }
 
 /* B tiles [columns / 16][key_dim / 32][pair of dimensions][16 columns][2]. */
-void tk_amx_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
-                              int32_t key_dim, void *packed) {
+TK_AMX void tk_amx_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
+                                     int32_t key_dim, void *packed) {
   if (type == TK_F32) {
     tk_avx512_attend_pack_query(type, query, query_stride, columns, key_dim, packed);
     return;
   }
-  const ptrdiff_t column_tile = (ptrdiff_t)ceiling(key_dim, depth) * TK_TILE_BYTES;
-  memset(packed, 0, tk_amx_attend_query_bytes(type, columns, key_dim));
-  for (int32_t c = 0; c < columns; c++) {
-    const char *row = (const char *)query + c * query_stride;
-    char *to = (char *)packed + c / 16 * column_tile + c % 16 * 4;
-    int32_t d = 0;
-    for (; d + 2 <= key_dim; d += 2) memcpy(to + d / 2 * (ptrdiff_t)64, row + d * (ptrdiff_t)2, 4);
-    if (d < key_dim) memcpy(to + d / 2 * (ptrdiff_t)64, row + d * (ptrdiff_t)2, 2);
+  char *tile = packed;
+  for (int32_t c = 0; c < columns; c += 16) {
+    for (int32_t d = 0; d < key_dim; d += depth, tile += TK_TILE_BYTES) {
+      __m512i pair[16];
+      tk_avx512_take_rows((const char *)query + c * query_stride + 2 * (ptrdiff_t)d, query_stride, columns - c,
+                          key_dim - d, pair);
+      tk_avx512_transpose(pair);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) _mm512_store_si512(tile + 64 * i, pair[i]);
+    }
   }
 }
 

@@ -58,19 +58,6 @@ size_t tk_amx_matmul_scratch_bytes(int32_t type, int32_t rows, int32_t outputs, 
 }
 
 /* -- operands as tiles ---------------------------------------------------------------------------------- */
-static TK_AMX __mmask32 mask_of(int32_t left) {
-  return left >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << left) - 1;
-}
-
-/* 16 rows of up to 32 elements, zeros beyond `rows` and `elements`. */
-TK_AMX_INLINE void take(const char *from, ptrdiff_t stride, int32_t rows, int32_t elements, __m512i taken[16]) {
-  const __mmask32 live = mask_of(elements);
-#pragma GCC unroll 16
-  for (int r = 0; r < 16; r++) {
-    taken[r] = r < rows ? _mm512_maskz_loadu_epi16(live, from + r * stride) : _mm512_setzero_si512();
-  }
-}
-
 TK_AMX_INLINE void put(const __m512i rows[16], char *tile) {
 #pragma GCC unroll 16
   for (int r = 0; r < 16; r++) _mm512_store_si512(tile + 64 * r, rows[r]);
@@ -82,7 +69,7 @@ static TK_AMX void pack_x(const char *x, ptrdiff_t stride, int32_t rows, int32_t
   for (int32_t t = 0; t < all; t++) {
     for (int32_t i = 0; i < inputs; i += depth, tiles += TK_TILE_BYTES) {
       __m512i r[16];
-      take(x + 16 * t * stride + 2 * (ptrdiff_t)i, stride, rows - 16 * t, inputs - i, r);
+      tk_avx512_take_rows(x + 16 * t * stride + 2 * (ptrdiff_t)i, stride, rows - 16 * t, inputs - i, r);
       tk_avx512_transpose(r);
       put(r, tiles);
     }
@@ -94,7 +81,7 @@ static TK_AMX void copy_w(const char *w, ptrdiff_t stride, int32_t outputs, int3
   for (int32_t t = 0; t < 2; t++) {
     for (int32_t i = 0; i < inputs; i += depth, tiles += TK_TILE_BYTES) {
       __m512i r[16];
-      take(w + 16 * t * stride + 2 * (ptrdiff_t)i, stride, outputs - 16 * t, inputs - i, r);
+      tk_avx512_take_rows(w + 16 * t * stride + 2 * (ptrdiff_t)i, stride, outputs - 16 * t, inputs - i, r);
       put(r, tiles);
     }
   }

@@ -29,6 +29,7 @@
 #define TK_TILE_VALUES 4
 #include "../attend_float.h"
 #include "softmax.h"
+#include "transpose.h"
 
 #define BLOCK 192     /* keys; a multiple of the 6 of a score tile and of the 2 of a pair */
 #define PANEL 64      /* columns of a score panel, dimensions of a value panel            */
@@ -62,24 +63,28 @@ size_t tk_avx512_attend_query_bytes(int32_t type, int32_t columns, int32_t key_d
   return (size_t)padded_columns(columns) * (size_t)((key_dim + 1) / 2) * 4;
 }
 
-void tk_avx512_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
+TK_TARGET void tk_avx512_attend_pack_query(int32_t type, const void *query, ptrdiff_t query_stride, int32_t columns,
                                  int32_t key_dim, void *packed) {
   if (type == TK_F32) {
     float_attend_pack_query(type, query, query_stride, columns, key_dim, packed);
     return;
   }
   const int32_t all = padded_columns(columns), pairs = (key_dim + 1) / 2;
-  uint16_t *panel = packed;
-  memset(packed, 0, tk_avx512_attend_query_bytes(type, columns, key_dim));
+  char *panel = packed;
   for (int32_t begin = 0; begin < all; begin += PANEL) {
     const int32_t width = all - begin < PANEL ? all - begin : PANEL;
-    for (int32_t c = 0; c < width && begin + c < columns; c++) {
-      const char *row = (const char *)query + (begin + c) * query_stride;
-      for (int32_t d = 0; d < key_dim; d++) {
-        memcpy(panel + ((ptrdiff_t)(d / 2) * width + c) * 2 + d % 2, row + d * (ptrdiff_t)2, 2);
+    for (int32_t c = 0; c < width; c += 16) {
+      const char *rows = (const char *)query + (begin + c) * query_stride;
+      for (int32_t pair = 0; pair < pairs; pair += 16) {
+        __m512i taken[16];
+        tk_avx512_take_rows(rows + 4 * (ptrdiff_t)pair, query_stride, columns - begin - c, key_dim - 2 * pair, taken);
+        tk_avx512_transpose(taken);
+        for (int i = 0; i < 16 && pair + i < pairs; i++) {
+          _mm512_store_si512(panel + ((ptrdiff_t)(pair + i) * width + c) * 4, taken[i]);
+        }
       }
     }
-    panel += (ptrdiff_t)pairs * width * 2;
+    panel += (ptrdiff_t)pairs * width * 4;
   }
 }
 

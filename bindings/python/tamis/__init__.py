@@ -6,6 +6,8 @@ them are chosen exactly (`select`), and attention runs over those alone (`attend
         out = ctx.attend(q, latents, latents[..., :512], indices=chosen)
         print(ctx.counters("attend"))
 
+    model = tamis.Model("DeepSeek-V3.2")           # a checkpoint directory: tokenize, eval, ...
+
 `Context` has the operators as methods; the functions of this package are the same without a context: on the calling
 thread, not counted. `Cache` and `Sequence` keep keys in pages. include/tamis.h is the full contract.
 """
@@ -14,7 +16,7 @@ from ._context import Context, Counters, Limits, Operators
 from ._errors import (ArgumentError, BudgetError, BusyError, CancelledError, Error, FileError, FormatError, FullError,
                       InternalError, OutOfMemoryError, UnsupportedError)
 from ._c import version as _version
-from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
+from ._model import Model, ModelInfo, Trace, sample
 from ._tensors import Quantized
 
 __version__ = "{}.{}.{}".format(_version() >> 16, _version() >> 8 & 255, _version() & 255)
@@ -30,9 +32,8 @@ merge = _unmetered.merge
 project = _unmetered.project
 
 __all__ = [
-    "Architecture", "ArgumentError", "Bill", "BreakEven", "BudgetError", "BusyError", "Cache", "CancelledError",
-    "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "InternalError", "Limits",
-    "Machine", "Operators", "OutOfMemoryError", "Prediction", "Prices", "Quantized", "Rows", "Sequence",
-    "UnsupportedError", "attend", "dequantize", "index_scores", "merge", "predict", "project", "quantize", "select",
-    "topk",
+    "ArgumentError", "BudgetError", "BusyError", "Cache", "CancelledError", "Context", "Counters", "Error",
+    "FileError", "FormatError", "FullError", "InternalError", "Limits", "Model", "ModelInfo", "Operators",
+    "OutOfMemoryError", "Quantized", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
+    "index_scores", "merge", "project", "quantize", "sample", "select", "topk",
 ]

@@ -59,7 +59,7 @@ def accelerate(model: nn.Module, ctx: Context | None = None, *, index_dtype: str
     layouts = {attention.layer_idx: layout(attention, index_dtype) for attention in attentions}
     decoder._tamis = Patch(ctx or Context(threads=torch.get_num_threads()), layouts)
     for attention in attentions:
-        adopt(attention)
+        adopt(attention, decoder._tamis)
     replace(decoder, forward=run_model.__get__(decoder))
     return model
 

@@ -16,6 +16,7 @@ from .._errors import error, wrong
 from ._cache import IndexedLayer
 
 ROWS = 256  # query rows whose absorbed queries exist at once: [256, heads, latent] is what a long prompt needs
+FEW = 64  # rows up to which reading a weight is what a projection costs, and Tamis reads it faster than torch does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +52,16 @@ def family_of(attention: nn.Module) -> Family | None:
 # ------------------------------------------------ Replacing, and back ------------------------------------------------
 
 
-def adopt(attention: nn.Module) -> None:
-    """Puts the replacements into one attention module (as attributes of the object; its class is not touched)."""
+def adopt(attention: nn.Module, patch: Any) -> None:
+    """Puts the replacements into one attention module (as attributes of the objects; no class is touched)."""
     config = copy.copy(attention.config)
     config._attn_implementation = "tamis"
-    replace(attention, config=config, expand_kv=keep_latents.__get__(attention))
+    replace(attention, config=config, expand_kv=keep_latents.__get__(attention), _tamis_up=Expansion())
     if attention.indexer is not None:
         replace(attention.indexer, forward=select.__get__(attention.indexer))
+    for module in attention.modules():
+        if type(module) is nn.Linear and "forward" not in vars(module) and module is not attention.kv_b_proj:
+            replace(module, forward=project.__get__(module), _tamis=patch)
 
 
 def replace(module: nn.Module, **parts: Any) -> None:
@@ -78,9 +82,9 @@ def put_back(module: nn.Module) -> None:
 
 def disown(attention: nn.Module) -> None:
     """Undoes `adopt`."""
-    put_back(attention)
-    if attention.indexer is not None:
-        put_back(attention.indexer)
+    for module in attention.modules():
+        if "_tamis_saved" in vars(module):
+            put_back(module)
 
 
 # ----------------------------------------------------- Replacements ---------------------------------------------------
@@ -89,6 +93,33 @@ def disown(attention: nn.Module) -> None:
 def keep_latents(_self: nn.Module, kv_nope: Any, k_rot: Any) -> tuple[Any, Any]:
     """In the place of `expand_kv`: `IndexedLayer.update` has stored the latents, and they stay as they are."""
     return kv_nope, k_rot
+
+
+def project(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """In the place of a linear layer's forward: the same, in bfloat16, for a few rows that nobody differentiates."""
+    rows = x.numel() // self.in_features
+    if x.dtype != torch.bfloat16 or self.weight.dtype != x.dtype or rows > FEW or torch.is_grad_enabled():
+        return nn.functional.linear(x, self.weight, self.bias)
+    out = x.new_empty((rows, self.out_features))
+    self._tamis.ctx.project(x.reshape(rows, self.in_features), self.weight.detach(), out=out)
+    return (out if self.bias is None else out + self.bias).view(*x.shape[:-1], self.out_features)
+
+
+class Expansion:
+    """The two halves of `kv_b_proj` for keys and for values, each contiguous, which a batched product needs. Made anew
+    when the weight is another one or was written to."""
+
+    def __init__(self) -> None:
+        self.made_from: Any = None
+
+    def of(self, module: nn.Module, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[heads, nope, latent] and [heads, value, latent]"""
+        source = (weight.data_ptr(), weight._version, weight.dtype)
+        if source != self.made_from:
+            halves = weight.detach().view(module.num_heads, -1, weight.shape[1]).split(
+                (module.qk_nope_head_dim, module.v_head_dim), dim=1)
+            self.halves, self.made_from = tuple(half.contiguous() for half in halves), source
+        return self.halves
 
 
 @torch.no_grad()
@@ -153,8 +184,7 @@ class Attend(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, query: torch.Tensor, weight: torch.Tensor, module: nn.Module, layer: IndexedLayer,
                 scaling: float, indices: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-        key_up, value_up = weight.view(module.num_heads, -1, weight.shape[1]).split(
-            (module.qk_nope_head_dim, module.v_head_dim), dim=1)  # [heads, nope or value, latent]
+        key_up, value_up = module._tamis_up.of(module, weight)
         sinks = None if sinks is None else sinks.detach().float().contiguous()
         step, batch, width = layer._step(), query.shape[0], query.shape[2]
         out = query.new_zeros if step.picks else query.new_empty

@@ -1,0 +1,243 @@
+"""tamis.Model on the toy checkpoint, whose golden logits transformers made (input, and the same selection sizes)."""
+import json
+import struct
+import threading
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import tamis
+
+TOY = ROOT / "Tests" / "Fixtures" / "toy-v32"
+
+
+def read_safetensors(path, named=None):
+    """{name: array} of the F32 and I32 tensors of a file; `named`: only the shapes of all tensors."""
+    raw = path.read_bytes()
+    length, = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + length])
+    header.pop("__metadata__", None)
+    if named == "shapes":
+        return {name: tuple(about["shape"]) for name, about in header.items()}
+    found = {}
+    for name, about in header.items():
+        begin, end = (8 + length + offset for offset in about["data_offsets"])
+        found[name] = np.frombuffer(raw[begin:end], {"F32": "<f4", "I32": "<i4", "I64": "<i8"}[about["dtype"]])
+        found[name] = found[name].reshape(about["shape"])
+    return found
+
+
+GOLDEN = read_safetensors(TOY / "golden_hf_fp32.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model():
+    with tamis.Context(threads=2) as ctx, tamis.Model(TOY, ctx) as made:
+        yield made
+
+
+@pytest.fixture
+def sequence(model):
+    with model.cache() as cache, cache.sequence() as made:
+        yield made
+
+
+@pytest.fixture
+def prompt():
+    return np.ascontiguousarray(GOLDEN["input_ids"].reshape(-1), np.int32)
+
+
+def test_info_is_what_the_files_say(model):
+    config = json.loads((TOY / "config.json").read_text())
+    shapes = read_safetensors(TOY / "model.safetensors", "shapes")
+    info = model.info
+    assert (info.layers, info.vocabulary, info.hidden) == (4, 2048, config["hidden_size"])
+    assert (info.index_heads, info.index_dim, info.index_layers, info.top_k) == (4, 64, 4, config["index_topk"])
+    assert (info.begin_token, info.end_token) == (config["bos_token_id"], config["eos_token_id"])
+    assert info.max_tokens == config["max_position_embeddings"]
+    assert info.parameters == sum(int(np.prod(shape)) for shape in shapes.values())
+    unused = sum(int(np.prod(shape)) for name, shape in shapes.items() if ".experts." in name)
+    unused = unused // info.experts * (info.experts - info.experts_per_token)
+    assert info.active_parameters == info.parameters - unused - info.vocabulary * info.hidden
+    assert info.weight_bytes == (TOY / "model.safetensors").stat().st_size
+    assert model.describe().startswith("deepseek_v32, 4 layers, 3.6 M parameters (1.9 M active), indexer 4 x 64")
+
+
+@pytest.mark.parametrize("text", ["", "def f(x):\n    return x", "naïve 中文 \U0001F980 \x00 end", "<|eos|>a<|bos|>"])
+def test_text_comes_back(model, text):
+    assert model.detokenize(model.tokenize(text)) == text
+
+
+def test_special_tokens(model):
+    end = model.info.end_token
+    assert list(model.tokenize("<|eos|>")) == [end]
+    plain = model.tokenize("<|eos|>", special_as_text=True)
+    assert end not in plain and model.detokenize(plain) == "<|eos|>"
+    assert model.detokenize([end, *model.tokenize("a"), end], skip_special=True) == "a"
+
+
+def test_half_a_character(model):
+    tokens = model.tokenize("\U0001F980")
+    assert len(tokens) > 1
+    assert b"".join(model.token_bytes([token]) for token in tokens) == "\U0001F980".encode()
+    assert model.detokenize(tokens[:1]) == "\ufffd"
+    assert np.array_equal(model.tokenize(b"a\xffb"), model.tokenize("a\ufffdb"))
+
+
+@pytest.mark.parametrize("k", [64, 512])
+def test_logits_are_those_of_transformers(k, prompt):
+    with tamis.Model(TOY, widen=True) as exact, exact.cache(kv_dtype="f32", index_dtype="f32") as cache:
+        logits = exact.eval(cache.sequence(), prompt, logits="all", top_k=k)
+        golden = GOLDEN[f"logits_last8_k{k}"]
+        assert np.abs(logits[-8:] - golden).max() <= 1e-4 * np.abs(golden).max()
+        assert np.array_equal(logits.argmax(axis=1), GOLDEN[f"argmax_k{k}"])
+
+
+def test_pieces_and_neighbours_change_nothing(model, prompt):
+    with model.cache() as cache:
+        whole = model.eval(cache.sequence(), prompt)
+        first, second = cache.sequence(), cache.sequence()
+        model.eval([first, second], [prompt[:200], prompt[:77]], logits=None)
+        both = model.eval([second, first], [prompt[77:], prompt[200:]])
+        assert np.array_equal(both[0], whole) and np.array_equal(both[1], whole)
+        assert len(cache.match(prompt)) == len(prompt)
+
+
+def test_selected_sees_and_changes_the_choice(model, prompt, sequence):
+    seen = []
+
+    def remember(layer, number, first, indices):
+        seen.append((layer, number, first, indices.copy()))
+
+    model.eval(sequence, prompt, selected=remember, logits=None)
+    rows = {(layer, first + i): row for layer, _, first, indices in seen for i, row in enumerate(indices)}
+    for (layer, position), row in rows.items():
+        chosen = row[row >= 0]
+        assert len(chosen) == min(model.info.top_k, position + 1) and (np.diff(chosen) > 0).all()
+        assert chosen[-1] <= position
+    assert {layer for layer, _ in rows} == set(range(model.info.layers))
+
+    def window(layer, number, first, indices):
+        k = indices.shape[1]
+        for i, row in enumerate(indices):
+            begin = max(0, first + i + 1 - k)
+            row[:] = -1
+            row[:first + i + 1 - begin] = np.arange(begin, first + i + 1)
+
+    with model.cache() as cache:
+        near = model.eval(cache.sequence(), prompt, selected=window)
+        chosen = model.eval(cache.sequence(), prompt)
+        every = model.eval(cache.sequence(), prompt, attention="dense")
+        widest = model.eval(cache.sequence(), prompt, attention="sparse", top_k=len(prompt))
+    assert not np.allclose(near, chosen)
+    assert np.allclose(widest, every, rtol=0, atol=1e-3 * np.abs(every).max())
+
+
+def test_an_exception_in_selected_ends_the_call(model, prompt, sequence):
+    def fail(*_):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        model.eval(sequence, prompt, selected=fail)
+    assert len(sequence) == 0
+    assert model.eval(sequence, prompt).shape == (2048,)
+
+
+def test_trace(model, prompt, sequence):
+    layers = model.info.layers
+    with tamis.Trace(model.ctx, [(0, 100), (100, 2048)]) as sum_of, \
+            tamis.Trace(model.ctx, [(p, p + 1) for p in range(len(prompt))], layers=layers) as each:
+        model.eval(sequence, prompt[:-1], logits=None)
+        chosen = {}
+        with model.cache() as cache:
+            again = cache.sequence()
+            model.eval(again, prompt[:-1], logits=None)
+            model.eval(again, prompt[-1:], trace=each, logits=None,
+                       selected=lambda layer, *rest: chosen.__setitem__(layer, rest[-1][0].copy()))
+        model.eval(sequence, prompt[-1:], trace=sum_of, logits=None)
+        mass = each.mass
+        assert sum_of.tokens == each.tokens == 1
+        assert np.allclose(mass.sum(axis=1), 1, atol=2e-3)  # bf16 keys
+        assert np.allclose(sum_of.mass, [mass[:, :100].sum(), mass[:, 100:].sum()], atol=1e-5)
+        for layer in range(layers):  # nothing beside the chosen positions was read
+            beside = np.setdiff1d(np.arange(len(prompt)), chosen[layer])
+            assert not mass[layer, beside].any()
+        sum_of.clear()
+        assert sum_of.tokens == 0 and not sum_of.mass.any()
+
+
+def test_sample_is_a_pure_function(model, prompt, sequence):
+    logits = model.eval(sequence, prompt)
+    assert tamis.sample(logits) == logits.argmax()
+    drawn = [tamis.sample(logits, temperature=1.5, top_k=50, seed=5, draws=i) for i in range(200)]
+    assert drawn == [tamis.sample(logits, temperature=1.5, top_k=50, seed=5, draws=i) for i in range(200)]
+    assert len(set(drawn)) > 1 and set(drawn) <= set(np.argsort(logits)[-50:])
+    probability = np.exp(logits - logits.max())
+    order = np.argsort(-probability)
+    nucleus = order[:np.searchsorted(np.cumsum(probability[order]) / probability.sum(), 0.5) + 1]
+    assert {tamis.sample(logits, temperature=1, top_p=0.5, seed=i) for i in range(100)} <= set(nucleus)
+    for wrong in ({"temperature": -1}, {"top_p": 0.0}, {"top_p": 2.0}, {"top_k": -1}):
+        with pytest.raises(tamis.ArgumentError):
+            tamis.sample(logits, **wrong)
+
+
+def test_what_is_refused(model, sequence, tmp_path):
+    with pytest.raises(tamis.FileError, match="config.json"):
+        tamis.Model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(tamis.UnsupportedError, match="model_type"):
+        tamis.Model(tmp_path)
+    (tmp_path / "config.json").write_text((TOY / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((TOY / "model.safetensors").read_bytes()[:100_000])
+    with pytest.raises(tamis.FormatError, match="model.safetensors"):
+        tamis.Model(tmp_path)
+    for tokens in ([2048], [-1], [], np.zeros((2, 2), np.int32), np.zeros(3), range(3000)):
+        with pytest.raises(tamis.ArgumentError):
+            model.eval(sequence, tokens)
+    with pytest.raises(tamis.ArgumentError):
+        model.eval([sequence, sequence], [[1], [2]])
+    with pytest.raises(tamis.ArgumentError):
+        model.eval(sequence, [1], attention="lazy")
+    with pytest.raises(tamis.ArgumentError):
+        model.detokenize([5000])
+    with pytest.raises(tamis.ArgumentError):
+        tamis.Trace(model.ctx, [(3, 3)])
+    assert len(sequence) == 0
+
+
+def test_a_model_without_a_tokenizer(tmp_path, prompt):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(TOY / name)
+    with tamis.Model(tmp_path) as silent, silent.cache() as cache:
+        assert silent.info.token_count == 0
+        assert silent.eval(cache.sequence(), prompt).shape == (2048,)
+        with pytest.raises(tamis.UnsupportedError, match="tokenizer.json"):
+            silent.tokenize("a")
+
+
+def test_memory_has_a_limit_and_nothing_is_lost(prompt):
+    with tamis.Context(max_bytes=3 << 20) as ctx, tamis.Model(TOY, ctx) as small, small.cache() as cache:
+        sequence = cache.sequence()
+        model_tokens = 0
+        with pytest.raises(tamis.BudgetError):
+            while True:
+                small.eval(sequence, prompt, logits=None)
+                model_tokens += len(prompt)
+                assert model_tokens < 4 * len(prompt)
+        assert len(sequence) == model_tokens
+
+
+def test_one_model_many_threads(model, prompt):
+    results = [None] * 4
+
+    def work(i):
+        with model.cache() as cache:
+            results[i] = model.eval(cache.sequence(), prompt[:150])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(result, results[0]) for result in results)
