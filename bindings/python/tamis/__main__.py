@@ -1,0 +1,7 @@
+"""`python -m tamis` is the command `tamis`."""
+import sys
+
+from .command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
