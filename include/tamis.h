@@ -6,6 +6,7 @@
  *
  * Contents:  1. version and errors   2. context   3. tensors and operators   4. paged cache   5. counters
  *            6. model
+ *            7. cost meter
  *
  * Rules, true of every function
  *   - Functions that can fail return tamis_status: TAMIS_OK (0) or a negative error; tamis_last_error() then holds
@@ -60,7 +61,7 @@ enum {
   TAMIS_E_FORMAT = -5,      /* a file is not what it should be                                             */
   TAMIS_E_UNSUPPORTED = -6, /* well formed, but not something this version does                            */
   TAMIS_E_CANCELLED = -7,   /* tamis_ctx_cancel was called                                                 */
-  TAMIS_E_BUDGET = -8,      /* the context's byte budget (max_bytes) does not allow it                     */
+  TAMIS_E_BUDGET = -8,      /* the context's max_bytes or a meter's limit does not allow it                */
   TAMIS_E_BUSY = -9,        /* the object is in use by another thread                                      */
   TAMIS_E_INTERNAL = -10    /* a defect of the library; please report it                                   */
 };
@@ -537,6 +538,220 @@ TAMIS_API tamis_status tamis_trace_read(tamis_trace *trace, double *mass, uint64
 
 /* Forgets what was traced. */
 TAMIS_API tamis_status tamis_trace_clear(tamis_trace *trace);
+/* ================================================ 7. Cost meter ================================================= *
+ * What work cost, what a dense attention would have cost, what it will cost, and a limit that is asked before.
+ *   machine     what a machine can do, measured here or published;       gives predictions and break-even contexts
+ *   prices      of tokens, of a machine's hours, of energy;              give bills
+ *   meter       a record that only grows and charges its parents too;    gives reads, budgets and exports
+ * Money is exact decimal text ("0.000742") in one ISO 4217 currency; amounts of two currencies never meet. Machines,
+ * prices and meters may be used from many threads at once. They live outside the contexts' allocators (a few KiB).  */
+
+typedef struct tamis_machine tamis_machine;
+typedef struct tamis_prices tamis_prices;
+typedef struct tamis_meter tamis_meter;
+
+/* How a number came to be; a sum has the weakest basis of its parts. */
+enum {
+  TAMIS_BASIS_NONE = 0,       /* there is no such number                                                        */
+  TAMIS_BASIS_MEASURED = 1,   /* that work was done and timed                                                   */
+  TAMIS_BASIS_CALIBRATED = 2, /* exact counts times rates measured on this machine                              */
+  TAMIS_BASIS_ANALYTIC = 3    /* exact counts times rates from a publication                                    */
+};
+
+/* -- 7.1 machines --------------------------------------------------------------------------------------------- */
+
+/* The shape of a model of the DSA family, as far as work depends on it. Zero: as DeepSeek-V3.2. */
+typedef struct tamis_architecture {
+  uint32_t size;
+  uint32_t layers;             /* that attend. 0: 61                                                            */
+  uint32_t heads;              /* 0: 128                                                                        */
+  uint32_t key_dim;            /* of the absorbed (latent) form. 0: 576                                         */
+  uint32_t value_dim;          /* 0: 512                                                                        */
+  uint32_t expanded_key_dim;   /* of the expanded form that dense prefill uses. 0: 192, or key_dim where that is */
+  uint32_t expanded_value_dim; /* given; 0: 128, or value_dim                                                   */
+  uint32_t index_heads;        /* 0: 64                                                                         */
+  uint32_t index_dim;          /* 0: 128                                                                        */
+  uint32_t index_layers;       /* that score; the others reuse a selection. 0: all                              */
+  uint32_t top_k;              /* 0: 2048                                                                       */
+  uint32_t pooling;            /* tokens for which one index key stands. 0: 1                                   */
+  uint32_t attention_only;     /* non-zero: no linear layers; the next two are ignored                          */
+  double active_parameters;    /* that one token is multiplied with. 0: 36.62e9                                 */
+  double weight_bytes;         /* of those parameters. 0: one for each                                          */
+  double cache_bytes;          /* of the keys and values of one token in one layer. 0: 656                      */
+  double index_key_bytes;      /* of one index key with its scale. 0: 132                                       */
+} tamis_architecture;
+#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+typedef struct tamis_machine_options {
+  uint32_t size;
+  const char *name;           /* NULL: the processor's name                                                     */
+  const char *date;           /* kept as text, such as "2026-11-21"; NULL: ""                                   */
+  const char *price_per_hour; /* decimal text; NULL: no price                                                   */
+  const char *currency;       /* of the price; NULL: "USD"                                                      */
+  const tamis_architecture *architecture; /* at whose shapes the operators run; layers and parameters are ignored */
+} tamis_machine_options;
+#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL }
+
+/* Measures this machine with ctx's instruction set and threads: peak rates (int8, bf16, fp32), memory, and the
+ * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths; rates
+ * and fixed times are fitted to that. Takes a few seconds and about 300 MB of ctx's memory, which it gives back.
+ * Basis: CALIBRATED. Errors: E_MEMORY, E_BUDGET, E_CANCELLED, E_ARGUMENT. */
+TAMIS_API tamis_status tamis_machine_measure(tamis_ctx *ctx, const tamis_machine_options *options,
+                                             tamis_machine **machine);
+
+/* A published machine by name. "H800": the one of DeepSeek's Figure 3, at 2 USD an hour, whose profile reproduces the
+ * figure's four curves. Basis: ANALYTIC. E_ARGUMENT for other names. */
+TAMIS_API tamis_status tamis_machine_published(const char *name, tamis_machine **machine);
+
+/* A machine from the JSON text that tamis_machine_text wrote (docs/cost.md has the members). Rates that no machine
+ * has are refused: E_FORMAT or E_ARGUMENT. */
+TAMIS_API tamis_status tamis_machine_parse(const char *text, size_t bytes, tamis_machine **machine);
+
+/* The profile as JSON, with its rates, its price, how far to trust it and why ("trust"). text, capacity and needed as
+ * in tamis_ctx_describe. */
+TAMIS_API tamis_status tamis_machine_text(tamis_machine *machine, char *text, size_t capacity, size_t *needed);
+TAMIS_API void tamis_machine_free(tamis_machine *machine);
+
+/* -- 7.2 predictions ------------------------------------------------------------------------------------------ */
+
+enum {
+  TAMIS_MODE_AUTOMATIC = 0, /* DSA that scores no key while all are selected (as tamis_select)                  */
+  TAMIS_MODE_SPARSE = 1,    /* DSA as published: every visible key is scored                                    */
+  TAMIS_MODE_DENSE = 2      /* full attention without an indexer                                                */
+};
+enum { TAMIS_PHASE_PREFILL = 1, TAMIS_PHASE_DECODE = 2 };
+
+typedef struct tamis_request {
+  uint32_t size;
+  uint32_t mode;          /* TAMIS_MODE_...                                                                     */
+  uint64_t input_tokens;  /* cached ones included; together with output_tokens at most 2^39                     */
+  uint64_t cached_tokens; /* of the input: read from a cache                                                    */
+  uint64_t output_tokens;
+  uint32_t batch;         /* sequences that share a read of the weights in decode. 0: 1                         */
+  uint32_t chunk;         /* tokens that share it in prefill. 0: 512                                            */
+} tamis_request;
+#define TAMIS_REQUEST_INIT { sizeof(tamis_request), 0, 0, 0, 0, 0, 0 }
+
+typedef struct tamis_prediction {
+  uint32_t size;
+  uint32_t basis;         /* CALIBRATED or ANALYTIC                                                             */
+  double seconds;         /* = prefill_seconds + decode_seconds                                                 */
+  double low_seconds;     /* the machine's profile says how far its figures may be off                          */
+  double high_seconds;
+  double prefill_seconds;
+  double decode_seconds;
+  double flops;
+  double bytes;
+} tamis_prediction;
+#define TAMIS_PREDICTION_INIT { sizeof(tamis_prediction), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* A whole request. architecture NULL: DeepSeek-V3.2. */
+TAMIS_API tamis_status tamis_predict_request(tamis_machine *machine, const tamis_architecture *architecture,
+                                             const tamis_request *request, tamis_prediction *prediction);
+
+/* One token that sees `keys` keys (at most 2^40), in one phase; of a chunk of 512 tokens in prefill, alone in decode. */
+TAMIS_API tamis_status tamis_predict_token(tamis_machine *machine, const tamis_architecture *architecture,
+                                           int32_t phase, int32_t mode, uint64_t keys, tamis_prediction *prediction);
+
+enum {
+  TAMIS_BREAK_EVEN_DECODE = 1,  /* one decoded token                                                            */
+  TAMIS_BREAK_EVEN_PREFILL = 2, /* one prefilled token                                                          */
+  TAMIS_BREAK_EVEN_PROMPT = 3   /* a whole prompt, whose dearer beginning is paid back first                    */
+};
+
+/* From how many tokens of context on `mode` is cheaper than dense: below, it costs more. low and high: with the
+ * profile's uncertainty about sparse against dense. -1: not within 2^24 tokens. low, high and basis may be NULL. */
+TAMIS_API tamis_status tamis_predict_break_even(tamis_machine *machine, const tamis_architecture *architecture,
+                                                int32_t kind, int32_t mode, double *tokens, double *low, double *high,
+                                                uint32_t *basis);
+
+/* -- 7.3 prices ----------------------------------------------------------------------------------------------- */
+
+/* Text that is read: UTF-8 with a final zero, at most 4,096 bytes; prices are decimal numbers as JSON writes them
+ * ("0.28", "2.8e-07"), at least 0, of at most 38 digits, and not absurd (at most 1,000 a token, 1e9 an hour or kWh). */
+typedef struct tamis_price_tier {
+  uint64_t above;          /* for requests of more input tokens than this; the whole request is billed so        */
+  const char *input;       /* for a million tokens, like the others                                             */
+  const char *cached;      /* NULL: as input                                                                    */
+  const char *cache_write; /* NULL: as input                                                                    */
+  const char *output;
+} tamis_price_tier;
+
+typedef struct tamis_prices_options {
+  uint32_t size;
+  uint32_t tiers;            /* how many are in `tier`, at most 63                                              */
+  const char *name;          /* of the list; NULL: ""                                                           */
+  const char *currency;      /* of all prices here; NULL: "USD"                                                 */
+  const char *source;        /* where the list is from; NULL: ""                                                */
+  const char *date;          /* of the list; NULL: ""                                                           */
+  /* A list: for a million tokens. input and output, or neither                                                 */
+  const char *input;
+  const char *cached;        /* tokens read from a cache; NULL: as input                                        */
+  const char *cache_write;   /* tokens written to one; NULL: as input                                           */
+  const char *output;
+  const char *cache_storage; /* for a million tokens kept an hour; NULL: 0                                      */
+  const tamis_price_tier *tier; /* ascending, for long inputs                                                   */
+  /* Or litellm's model_prices_and_context_window.json as it is (USD), and which entry of it                    */
+  const char *litellm;
+  size_t litellm_bytes;
+  const char *model;
+  /* A machine and electricity, each beside a list or without one                                               */
+  const char *machine_hour;
+  const char *busy_share;    /* of the hours paid for, more than 0 and at most 1; NULL: 1                       */
+  const char *kilowatt_hour;
+} tamis_prices_options;
+#define TAMIS_PRICES_OPTIONS_INIT \
+  { sizeof(tamis_prices_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL }
+
+/* Prices of up to three kinds. Options without any price, or NULL: DeepSeek's list at the V3.2-Exp release (0.28, cached
+ * 0.028, output 0.42 USD). Errors: E_ARGUMENT (negative or absurd price, unknown currency or model, unordered tiers),
+ * E_FORMAT (a malformed file or number). */
+TAMIS_API tamis_status tamis_prices_create(const tamis_prices_options *options, tamis_prices **prices);
+TAMIS_API void tamis_prices_free(tamis_prices *prices);
+
+/* What work cost, or will cost. Fields only grow in a meter: read twice and subtract. */
+typedef struct tamis_cost {
+  uint32_t size;
+  uint32_t basis;                /* TAMIS_BASIS_... of dense_nanoseconds                                        */
+  uint64_t calls;                /* these seven as in tamis_counters                                            */
+  uint64_t queries;
+  uint64_t keys_scored;
+  uint64_t keys_selected;
+  uint64_t keys_attended;
+  uint64_t keys_dense;
+  uint64_t input_tokens;         /* cached and written ones included                                            */
+  uint64_t cached_tokens;
+  uint64_t cache_write_tokens;   /* that a provider wrote to its cache                                          */
+  uint64_t cache_token_seconds;  /* tokens times seconds that a provider kept them                              */
+  uint64_t output_tokens;
+  uint64_t flops;                /* 2^64-1 also stands for more; the exports print every digit                  */
+  uint64_t bytes;
+  uint64_t nanoseconds;
+  uint64_t cpu_nanoseconds;      /* over all threads                                                            */
+  uint64_t dense_flops;          /* of a dense attention for the same calls                                     */
+  uint64_t dense_bytes;
+  uint64_t dense_nanoseconds;    /* 0 while basis is NONE                                                       */
+  int64_t microjoules;           /* -1: not measured, or not throughout                                         */
+} tamis_cost;
+#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }
+
+enum {
+  TAMIS_BILL_LIST = 1,    /* tokens; cached and written ones are part of the input and billed once              */
+  TAMIS_BILL_MACHINE = 2, /* nanoseconds times busy_share of the price of an hour                               */
+  TAMIS_BILL_ENERGY = 3   /* microjoules                                                                        */
+};
+
+typedef struct tamis_bill {
+  uint32_t size;
+  int32_t kind;
+  char amount[64];  /* decimal text; list prices exactly, the others rounded to 10^-15                          */
+  char currency[8];
+} tamis_bill;
+#define TAMIS_BILL_INIT { sizeof(tamis_bill), 0, "", "" }
+
+/* The bill of one kind for a cost. Errors: E_UNSUPPORTED (no price of that kind, or energy was not measured),
+ * E_ARGUMENT (more cached and written than input tokens; an amount that needs more than 38 digits). */
+TAMIS_API tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
 
 #ifdef __cplusplus
 }

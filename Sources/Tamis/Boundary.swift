@@ -141,7 +141,28 @@ private func axes(_ values: (Int64, Int64, Int64, Int64)) -> SIMD4<Int> {
   SIMD4(Int(values.0), Int(values.1), Int(values.2), Int(values.3))
 }
 
+// MARK: Values behind handles
+
+/// A value that a handle stands for.
+final class Box<Value: Sendable>: Sendable {
+  let value: Value
+  init(_ value: Value) { self.value = value }
+}
+
 // MARK: Text
+
+/// Text of the caller: UTF-8 with a final zero, at most 4,096 bytes. NULL: nil.
+func text(_ pointer: UnsafePointer<CChar>?, _ name: StaticString) throws(TamisError) -> String? {
+  guard let pointer else { return nil }
+  var length = 0
+  while length <= 4096, pointer[length] != 0 { length &+= 1 }
+  guard length <= 4096 else { throw TamisError(.argument, "\(name) is longer than 4096 bytes") }
+  let bytes = UnsafeRawBufferPointer(start: pointer, count: length)
+  guard let text = String(validating: bytes, as: UTF8.self) else {
+    throw TamisError(.argument, "\(name) is not UTF-8")
+  }
+  return text
+}
 
 /// Copies text [UTF-8] with a final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
 func copyText(

@@ -85,7 +85,7 @@ public func tamis_ctx_describe(
   }
 }
 
-private func processorName() -> String {
+func processorName() -> String {
   withUnsafeTemporaryAllocation(of: CChar.self, capacity: 96) { buffer in
     guard let start = buffer.baseAddress else { return "" }
     tk_cpu_name(start, 96)

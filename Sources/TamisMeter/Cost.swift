@@ -16,6 +16,10 @@ package struct Cost: Sendable, Equatable {
   /// Includes `cachedTokens`.
   package var inputTokens: UInt64 = 0
   package var cachedTokens: UInt64 = 0
+  /// Tokens that a provider wrote to its cache; part of `inputTokens`.
+  package var cacheWriteTokens: UInt64 = 0
+  /// Tokens times seconds that a provider kept them.
+  package var cacheTokenSeconds: UInt64 = 0
   package var outputTokens: UInt64 = 0
   package var flops: UInt128 = 0
   package var bytes: UInt128 = 0
@@ -77,6 +81,12 @@ extension Cost {
     }
   }
 
+  /// No call of this record has a dense time.
+  package mutating func setUntimed() {
+    denseTime = DenseTime()
+    denseTime.untimed = calls
+  }
+
   /// The basis of `denseNanoseconds`: the weakest of its parts; nil where a part has none.
   package var basis: Basis? {
     if denseTime.untimed > 0 { return nil }
@@ -121,6 +131,8 @@ extension Cost {
     result.keysDense = try rule.apply(keysDense, other.keysDense)
     result.inputTokens = try rule.apply(inputTokens, other.inputTokens)
     result.cachedTokens = try rule.apply(cachedTokens, other.cachedTokens)
+    result.cacheWriteTokens = try rule.apply(cacheWriteTokens, other.cacheWriteTokens)
+    result.cacheTokenSeconds = try rule.apply(cacheTokenSeconds, other.cacheTokenSeconds)
     result.outputTokens = try rule.apply(outputTokens, other.outputTokens)
     result.flops = try rule.apply(flops, other.flops)
     result.bytes = try rule.apply(bytes, other.bytes)
@@ -166,7 +178,9 @@ private struct Difference: Combination {
 
 extension Cost {
   package func usage() throws(TamisError) -> Usage {
-    try Usage(input: inputTokens, cached: cachedTokens, output: outputTokens)
+    try Usage(
+      input: inputTokens, cached: cachedTokens, cacheWrite: cacheWriteTokens, output: outputTokens,
+      cacheTokenHours: Decimal(cacheTokenSeconds).divided(by: Decimal(Int64(3600)), places: 12))
   }
 
   /// nil where energy was not measured.

@@ -71,6 +71,10 @@ extension Cost {
       Figure(name: "keys_dense", help: "Query-key pairs a dense attention would have compared.", value: "\(keysDense)"),
       Figure(name: "input_tokens", help: "Input tokens, cached ones included.", value: "\(inputTokens)"),
       Figure(name: "cached_tokens", help: "Input tokens that were read from a cache.", value: "\(cachedTokens)"),
+      Figure(name: "cache_write_tokens", help: "Input tokens that were written to a cache.", value: "\(cacheWriteTokens)"),
+      Figure(
+        name: "cache_token_seconds", help: "Tokens times seconds that a cache kept them.",
+        value: "\(cacheTokenSeconds)"),
       Figure(name: "output_tokens", help: "Output tokens.", value: "\(outputTokens)"),
     ]
   }
@@ -129,18 +133,24 @@ extension Record {
     object.add("gen_ai.usage.input_tokens", "\(cost.inputTokens)")
     object.add("gen_ai.usage.output_tokens", "\(cost.outputTokens)")
     object.add("gen_ai.usage.cache_read.input_tokens", "\(cost.cachedTokens)")
+    object.add("gen_ai.usage.cache_creation.input_tokens", "\(cost.cacheWriteTokens)")
     if let bill = bills.first {
       object.add("gen_ai.usage.cost.amount", bill.money.amount.description)
       object.add("gen_ai.usage.cost.currency", BoundedText.json(bill.money.currency.description))
       object.add("gen_ai.usage.cost.source", BoundedText.json(bill.source.rawValue))
     }
-    for figure in cost.figures where !figure.name.hasSuffix("_tokens") {
+    for figure in cost.figures where !Record.conventional.contains(figure.name) {
       object.add("tamis." + figure.name, figure.value)
     }
     object.add("tamis.label", BoundedText.json(label))
     object.add("tamis.basis", cost.basis.map { BoundedText.json($0.name) })
     try out.append(object.text)
   }
+
+  /// Figures that OpenTelemetry has names of its own for.
+  private static let conventional: Set<String> = [
+    "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens",
+  ]
 
   /// The `usage` object of OpenAI's chat completions.
   package func writeOpenAIUsage(to out: inout BoundedText) throws(TamisError) {
@@ -158,6 +168,7 @@ extension Record {
   package func writeLangChainUsage(to out: inout BoundedText) throws(TamisError) {
     var details = JSONObject()
     details.add("cache_read", "\(cost.cachedTokens)")
+    details.add("cache_creation", "\(cost.cacheWriteTokens)")
     var object = JSONObject()
     object.add("input_tokens", "\(cost.inputTokens)")
     object.add("output_tokens", "\(cost.outputTokens)")

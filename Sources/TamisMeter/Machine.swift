@@ -87,11 +87,13 @@ package struct MachineProfile: Sendable, Equatable {
     package let sparse: Rate
     /// Seconds for each token beyond its arithmetic.
     package let overhead: Double
+    /// Seconds for each token and layer that attention takes whatever it attends to.
+    package let overheadPerLayer: Double
     /// Seconds for each token and layer that sparse attention adds before any key is scored.
     package let sparseOverheadPerLayer: Double
     package init(
       linear: Rate, indexer: Rate, dense: Rate, masked: Rate?, sparse: Rate, overhead: Double,
-      sparseOverheadPerLayer: Double
+      overheadPerLayer: Double = 0, sparseOverheadPerLayer: Double
     ) {
       self.linear = linear
       self.indexer = indexer
@@ -99,6 +101,7 @@ package struct MachineProfile: Sendable, Equatable {
       self.masked = masked
       self.sparse = sparse
       self.overhead = overhead
+      self.overheadPerLayer = overheadPerLayer
       self.sparseOverheadPerLayer = sparseOverheadPerLayer
     }
   }
@@ -180,6 +183,7 @@ extension MachineProfile {
       }
     }
     try MachineProfile.check(phase.overhead, "an overhead", 0, 3600)
+    try MachineProfile.check(phase.overheadPerLayer, "an overhead", 0, 3600)
     try MachineProfile.check(phase.sparseOverheadPerLayer, "an overhead", 0, 3600)
   }
 

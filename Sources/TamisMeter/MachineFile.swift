@@ -34,6 +34,7 @@ extension MachineProfile {
           "masked": \(masked),
           "sparse": \(json(phase.sparse)),
           "overhead_seconds": \(phase.overhead),
+          "overhead_seconds_per_layer": \(phase.overheadPerLayer),
           "sparse_overhead_seconds_per_layer": \(phase.sparseOverheadPerLayer)
         }
       """
@@ -72,6 +73,7 @@ extension MachineProfile {
       linear: try rate(value.required("linear")), indexer: try rate(value.required("indexer")),
       dense: try rate(value.required("dense")), masked: masked == nil ? nil : try rate(value.required("masked")),
       sparse: try rate(value.required("sparse")), overhead: try value.required("overhead_seconds").double(),
+      overheadPerLayer: try value.required("overhead_seconds_per_layer").double(),
       sparseOverheadPerLayer: try value.required("sparse_overhead_seconds_per_layer").double())
   }
 

@@ -138,7 +138,8 @@ extension Predictor {
     let shared = phase == .decode ? batch : chunk
     let flops = architecture.linearFlopsPerToken
     let bytes = architecture.weightBytes / Double(shared)
-    let seconds = time(flops, bytes, rates(phase).linear) + rates(phase).overhead
+    let overhead = rates(phase).overhead + rates(phase).overheadPerLayer * Double(architecture.layers)
+    let seconds = time(flops, bytes, rates(phase).linear) + overhead
     return Way(path: .dense, seconds: Ramp(fixed: seconds), flops: Ramp(fixed: flops), bytes: Ramp(fixed: bytes))
   }
 

@@ -109,6 +109,7 @@ package enum Attend {
   static let partColumns = 32
 
   /// out [n, heads, valueDim], lse [n, heads] or nil. indices [n, k] or nil: dense.
+  @inline(never)  // one copy, whoever calls
   package static func run(
     _ context: Context, _ shape: Attention, q: Tensor, jobs: [AttendJob], indices: Tensor?, out: Tensor, lse: Tensor?
   ) throws(TamisError) {

@@ -8,6 +8,7 @@ package enum Project {
   /// Output features in work at a time.
   private static let blockOutputs = 64
 
+  @inline(never)  // one copy, whoever calls
   package static func run(_ context: Context, x: Tensor, weight: Tensor, out: Tensor) throws(TamisError) {
     try check(x: x, weight: weight, out: out)
     let began = Stopwatch()

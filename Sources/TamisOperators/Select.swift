@@ -13,6 +13,7 @@ package enum Select {
   static let rangeKeys = 4096
 
   /// indices [n, k] and topScores [n, k] or nil for the rows of all jobs.
+  @inline(never)  // one copy, whoever calls
   package static func run(
     _ context: Context, _ indexer: Indexer, jobs: [IndexJob], k: Int, indices: Tensor, topScores: Tensor?
   ) throws(TamisError) {

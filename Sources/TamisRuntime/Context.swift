@@ -33,6 +33,8 @@ package struct ContextOptions: @unchecked Sendable {
   package var parallel: Parallel?
   package var log: Log?
   package var user: UnsafeMutableRawPointer?
+  /// Is told of every call besides the counters.
+  package var recorder: Recorder?
 
   package init() {}
 }
@@ -86,7 +88,7 @@ package final class Context: @unchecked Sendable {
     self.options = options
     self.kernels = kernels
     self.threads = threads
-    self.counters = Counters(counting: counting)
+    self.counters = Counters(counting: counting, root: options.recorder)
     self.memory = Memory(options: options, keptScratchBytes: keptScratchBytes)
     self.pool = Pool(kernels: kernels, threads: threads, memory: memory)
   }

@@ -40,15 +40,19 @@ package final class Counters: Sendable {
   /// [operators], in the order of Operator.allCases.
   private let totals = InlineArray<9, Totals> { _ in Totals() }
   private let counting: Bool
+  /// Is told of every call whose thread has entered no other recorder.
+  package let root: Recorder?
 
-  /// `counting` false: `add` does nothing (the unmetered context).
-  init(counting: Bool = true) {
+  /// `counting` false: nothing is summed here (the unmetered context).
+  init(counting: Bool = true, root: Recorder? = nil) {
     self.counting = counting
+    self.root = root
   }
 
+  @inline(never)
   package func add(_ operation: Operator, _ sample: Sample) {
-    guard counting else { return }
-    totals[Int(operation.rawValue) &- 1].add(sample)
+    if counting { totals[Int(operation.rawValue) &- 1].add(sample) }
+    if let recorder = Recorder.current ?? root { recorder.add(operation, sample) }
   }
 
   /// The sums of one operator, or of all of them.

@@ -12,12 +12,16 @@
 
 static _Thread_local char error_text[TAMIS_SHIMS_ERROR_BYTES];
 static _Thread_local const void *entered;
+static _Thread_local void *charged;
 
 const char *tamis_shims_error_text(void) { return error_text; }
 char *tamis_shims_error_buffer(void) { return error_text; }
 
 const void *tamis_shims_entered(void) { return entered; }
 void tamis_shims_set_entered(const void *table) { entered = table; }
+
+void *tamis_shims_charged(void) { return charged; }
+void tamis_shims_set_charged(void *entry) { charged = entry; }
 
 void tamis_shims_futex_wait(const void *word, uint32_t expected) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);

@@ -21,6 +21,15 @@ uint32_t use(void) {
   tamis_eval_options eval = TAMIS_EVAL_OPTIONS_INIT;
   tamis_sampler_options sampler = TAMIS_SAMPLER_OPTIONS_INIT;
   if (model.size + info.size + tokenize.size + eval.size + sampler.size == 0) return 0;
+  tamis_architecture architecture = TAMIS_ARCHITECTURE_INIT;
+  tamis_machine_options machine = TAMIS_MACHINE_OPTIONS_INIT;
+  tamis_request request = TAMIS_REQUEST_INIT;
+  tamis_prediction prediction = TAMIS_PREDICTION_INIT;
+  tamis_prices_options prices = TAMIS_PRICES_OPTIONS_INIT;
+  tamis_cost cost = TAMIS_COST_INIT;
+  tamis_bill bill = TAMIS_BILL_INIT;
+  if (architecture.size + machine.size + request.size + prediction.size + prices.size + bill.size == 0) return 0;
+  if (cost.microjoules != -1) return 0;
   return ctx.size + quantize.size + select.size + attend.size + cache.size + counters.size + limits.size;
 }
 END

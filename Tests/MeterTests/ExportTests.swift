@@ -99,7 +99,7 @@ private func parse(_ text: String) throws -> JSONDocument {
     let langChain = try text { try record().writeLangChainUsage(to: &$0) }
     #expect(
       langChain
-        == #"{"input_tokens":10000,"output_tokens":500,"total_tokens":10500,"input_token_details":{"cache_read":9000}}"#
+        == #"{"input_tokens":10000,"output_tokens":500,"total_tokens":10500,"input_token_details":{"cache_read":9000,"cache_creation":0}}"#
     )
   }
 
@@ -131,7 +131,7 @@ private func parse(_ text: String) throws -> JSONDocument {
     #expect(rows[0].hasPrefix("time_unix_nano,label,model,calls,queries,"))
     #expect(
       rows[1].hasPrefix(
-        "1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,10000,9000,500,1234567,89,1.500000001,2,2.5,"
+        "1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,10000,9000,0,0,500,1234567,89,1.500000001,2,2.5,"
       ))
     #expect(rows[1].hasSuffix(",3,calibrated,0.000742,USD,0.01500000001,EUR,,"))
     let fields = rows[0].split(separator: ",", omittingEmptySubsequences: false).count

@@ -1,6 +1,6 @@
 /* TamisShims: the few things Swift cannot say, and nothing else.
  *
- * Each function tells why it must be C. There is no policy here, no allocation, and no state but two
+ * Each function tells why it must be C. There is no policy here, no allocation, and no state but three
  * thread-local variables. Everything is async-signal unsafe unless said otherwise and safe from any thread. */
 #ifndef TAMIS_SHIMS_H
 #define TAMIS_SHIMS_H
@@ -24,6 +24,10 @@ char *tamis_shims_error_buffer(void);
  * not take the outer one's tile configuration away. C: thread-local storage. */
 const void *tamis_shims_entered(void);
 void tamis_shims_set_entered(const void *table);
+
+/* Whom this thread's calls are charged to (NULL: the context's own meter). C: thread-local storage. */
+void *tamis_shims_charged(void);
+void tamis_shims_set_charged(void *entry);
 
 /* Sleeps while *word == expected, until woken; may return early. C: syscall() is variadic. */
 void tamis_shims_futex_wait(const void *word, uint32_t expected);

@@ -17,6 +17,7 @@ from ._errors import (ArgumentError, BudgetError, BusyError, CancelledError, Err
                       InternalError, OutOfMemoryError, UnsupportedError)
 from ._c import version as _version
 from ._model import Model, ModelInfo, Trace, sample
+from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
 from ._tensors import Quantized
 
 __version__ = "{}.{}.{}".format(_version() >> 16, _version() >> 8 & 255, _version() & 255)
@@ -32,8 +33,9 @@ merge = _unmetered.merge
 project = _unmetered.project
 
 __all__ = [
-    "ArgumentError", "BudgetError", "BusyError", "Cache", "CancelledError", "Context", "Counters", "Error",
-    "FileError", "FormatError", "FullError", "InternalError", "Limits", "Model", "ModelInfo", "Operators",
-    "OutOfMemoryError", "Quantized", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
-    "index_scores", "merge", "project", "quantize", "sample", "select", "topk",
+    "Architecture", "ArgumentError", "Bill", "BreakEven", "BudgetError", "BusyError", "Cache", "CancelledError",
+    "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "InternalError", "Limits",
+    "Machine", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction", "Prices", "Quantized", "Rows",
+    "Sequence", "Trace", "UnsupportedError", "attend", "dequantize", "index_scores", "merge", "predict", "project",
+    "quantize", "sample", "select", "topk",
 ]

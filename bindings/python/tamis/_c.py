@@ -2,7 +2,7 @@
 structs and functions, and turns a failed status into an exception; refuses to know anything about numpy."""
 from __future__ import annotations
 
-from ctypes import (CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32,
+from ctypes import (CFUNCTYPE, POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32,
                     c_uint64, c_void_p, sizeof)
 from typing import Any
 
@@ -154,6 +154,66 @@ class EvalOptions(Sized):  # struct tamis_eval_options
 class SamplerOptions(Sized):  # struct tamis_sampler_options
     _fields_ = [("size", c_uint32), ("temperature", c_float), ("top_k", c_uint32), ("top_p", c_float),
                 ("seed", c_uint64)]
+
+
+# ================================================ 7. Cost meter =================================================
+
+BASIS = {"BASIS_NONE": 0, "BASIS_MEASURED": 1, "BASIS_CALIBRATED": 2, "BASIS_ANALYTIC": 3}
+MODE = {"MODE_AUTOMATIC": 0, "MODE_SPARSE": 1, "MODE_DENSE": 2}
+PHASE = {"PHASE_PREFILL": 1, "PHASE_DECODE": 2}
+BREAK_EVEN = {"BREAK_EVEN_DECODE": 1, "BREAK_EVEN_PREFILL": 2, "BREAK_EVEN_PROMPT": 3}
+BILL = {"BILL_LIST": 1, "BILL_MACHINE": 2, "BILL_ENERGY": 3}
+
+
+class Architecture(Sized):  # struct tamis_architecture
+    _fields_ = [("size", c_uint32), ("layers", c_uint32), ("heads", c_uint32), ("key_dim", c_uint32),
+                ("value_dim", c_uint32), ("expanded_key_dim", c_uint32), ("expanded_value_dim", c_uint32),
+                ("index_heads", c_uint32), ("index_dim", c_uint32), ("index_layers", c_uint32), ("top_k", c_uint32),
+                ("pooling", c_uint32), ("attention_only", c_uint32), ("active_parameters", c_double),
+                ("weight_bytes", c_double), ("cache_bytes", c_double), ("index_key_bytes", c_double)]
+
+
+class MachineOptions(Sized):  # struct tamis_machine_options
+    _fields_ = [("size", c_uint32), ("name", c_char_p), ("date", c_char_p), ("price_per_hour", c_char_p),
+                ("currency", c_char_p), ("architecture", POINTER(Architecture))]
+
+
+class Request(Sized):  # struct tamis_request
+    _fields_ = [("size", c_uint32), ("mode", c_uint32), ("input_tokens", c_uint64), ("cached_tokens", c_uint64),
+                ("output_tokens", c_uint64), ("batch", c_uint32), ("chunk", c_uint32)]
+
+
+class Prediction(Sized):  # struct tamis_prediction
+    _fields_ = [("size", c_uint32), ("basis", c_uint32), ("seconds", c_double), ("low_seconds", c_double),
+                ("high_seconds", c_double), ("prefill_seconds", c_double), ("decode_seconds", c_double),
+                ("flops", c_double), ("bytes", c_double)]
+
+
+class PriceTier(Structure):  # struct tamis_price_tier
+    _fields_ = [("above", c_uint64), ("input", c_char_p), ("cached", c_char_p), ("cache_write", c_char_p),
+                ("output", c_char_p)]
+
+
+class PricesOptions(Sized):  # struct tamis_prices_options
+    _fields_ = [("size", c_uint32), ("tiers", c_uint32), ("name", c_char_p), ("currency", c_char_p),
+                ("source", c_char_p), ("date", c_char_p), ("input", c_char_p), ("cached", c_char_p),
+                ("cache_write", c_char_p), ("output", c_char_p), ("cache_storage", c_char_p),
+                ("tier", POINTER(PriceTier)), ("litellm", c_char_p), ("litellm_bytes", c_size_t), ("model", c_char_p),
+                ("machine_hour", c_char_p), ("busy_share", c_char_p), ("kilowatt_hour", c_char_p)]
+
+
+class Cost(Sized):  # struct tamis_cost
+    _fields_ = [("size", c_uint32), ("basis", c_uint32), ("calls", c_uint64), ("queries", c_uint64),
+                ("keys_scored", c_uint64), ("keys_selected", c_uint64), ("keys_attended", c_uint64),
+                ("keys_dense", c_uint64), ("input_tokens", c_uint64), ("cached_tokens", c_uint64),
+                ("cache_write_tokens", c_uint64), ("cache_token_seconds", c_uint64), ("output_tokens", c_uint64),
+                ("flops", c_uint64), ("bytes", c_uint64), ("nanoseconds", c_uint64), ("cpu_nanoseconds", c_uint64),
+                ("dense_flops", c_uint64), ("dense_bytes", c_uint64), ("dense_nanoseconds", c_uint64),
+                ("microjoules", c_int64)]
+
+
+class Bill(Sized):  # struct tamis_bill
+    _fields_ = [("size", c_uint32), ("kind", c_int32), ("amount", c_char * 64), ("currency", c_char * 8)]
 
 
 # ================================================== Functions ==================================================
@@ -324,3 +384,41 @@ trace_read = bind("tamis_trace_read", status, c_void_p, POINTER(c_double), POINT
 
 # tamis_status tamis_trace_clear(tamis_trace *trace);
 trace_clear = bind("tamis_trace_clear", status, c_void_p)
+# tamis_status tamis_machine_measure(tamis_ctx *ctx, const tamis_machine_options *options, tamis_machine **machine);
+machine_measure = bind("tamis_machine_measure", status, c_void_p, POINTER(MachineOptions), POINTER(c_void_p))
+
+# tamis_status tamis_machine_published(const char *name, tamis_machine **machine);
+machine_published = bind("tamis_machine_published", status, c_char_p, POINTER(c_void_p))
+
+# tamis_status tamis_machine_parse(const char *text, size_t bytes, tamis_machine **machine);
+machine_parse = bind("tamis_machine_parse", status, c_char_p, c_size_t, POINTER(c_void_p))
+
+# tamis_status tamis_machine_text(tamis_machine *machine, char *text, size_t capacity, size_t *needed);
+machine_text = bind("tamis_machine_text", status, c_void_p, c_char_p, c_size_t, POINTER(c_size_t))
+
+# void tamis_machine_free(tamis_machine *machine);
+machine_free = bind("tamis_machine_free", None, c_void_p)
+
+# tamis_status tamis_predict_request(tamis_machine *machine, const tamis_architecture *architecture, const
+#     tamis_request *request, tamis_prediction *prediction);
+predict_request = bind("tamis_predict_request", status, c_void_p, POINTER(Architecture), POINTER(Request),
+                       POINTER(Prediction))
+
+# tamis_status tamis_predict_token(tamis_machine *machine, const tamis_architecture *architecture, int32_t phase,
+#     int32_t mode, uint64_t keys, tamis_prediction *prediction);
+predict_token = bind("tamis_predict_token", status, c_void_p, POINTER(Architecture), c_int32, c_int32, c_uint64,
+                     POINTER(Prediction))
+
+# tamis_status tamis_predict_break_even(tamis_machine *machine, const tamis_architecture *architecture, int32_t
+#     kind, int32_t mode, double *tokens, double *low, double *high, uint32_t *basis);
+predict_break_even = bind("tamis_predict_break_even", status, c_void_p, POINTER(Architecture), c_int32, c_int32,
+                          POINTER(c_double), POINTER(c_double), POINTER(c_double), POINTER(c_uint32))
+
+# tamis_status tamis_prices_create(const tamis_prices_options *options, tamis_prices **prices);
+prices_create = bind("tamis_prices_create", status, POINTER(PricesOptions), POINTER(c_void_p))
+
+# void tamis_prices_free(tamis_prices *prices);
+prices_free = bind("tamis_prices_free", None, c_void_p)
+
+# tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
+prices_bill = bind("tamis_prices_bill", status, c_void_p, c_int32, POINTER(Cost), POINTER(Bill))

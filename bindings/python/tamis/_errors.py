@@ -37,8 +37,8 @@ class CancelledError(Error):
     """`Context.cancel` was called during the call."""
 
 
-class BudgetError(Error, MemoryError):
-    """The context's `max_bytes` does not allow it."""
+class BudgetError(Error):
+    """The context's `max_bytes`, or a meter's limit, does not allow it."""
 
 
 class BusyError(Error, RuntimeError):

@@ -1,0 +1,299 @@
+/* Section 7 of the header with what a careless caller passes: negative and absurd prices, unknown currencies,
+ * malformed files, counters that overflow, settling twice or more than was reserved, meters freed while in use. Every
+ * such call is refused with one line that names the function, and nothing is lost or counted twice. */
+#include <float.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+static int refusals;
+
+static void refused(int line, tamis_status expected, const char *function, tamis_status status) {
+  const char *text = tamis_last_error();
+  refusals++;
+  if (status == expected && strncmp(text, function, strlen(function)) == 0 && strchr(text, '\n') == NULL) return;
+  check_failures++;
+  fprintf(stderr, "bad_meter.c:%d: %s: %s, expected %s, text \"%s\"\n", line, function, tamis_status_name(status),
+          tamis_status_name(expected), text);
+}
+
+#define REFUSED(status, function, call) refused(__LINE__, TAMIS_E_##status, function, call)
+
+/* ------------------------------------------------------------------------------------------------------- machines */
+
+static tamis_machine *published(void) {
+  tamis_machine *machine = NULL;
+  CHECK_OK(tamis_machine_published("H800", &machine));
+  return machine;
+}
+
+static void machines(tamis_ctx *ctx) {
+  tamis_machine *machine = NULL, *again = NULL;
+  REFUSED(ARGUMENT, "tamis_machine_published", tamis_machine_published(NULL, &machine));
+  REFUSED(ARGUMENT, "tamis_machine_published", tamis_machine_published("H8000", &machine));
+  REFUSED(ARGUMENT, "tamis_machine_published", tamis_machine_published("H800", NULL));
+  REFUSED(ARGUMENT, "tamis_machine_published", tamis_machine_published("\xff\xfe", &machine));
+  machine = published();
+
+  char text[8192], part[16];
+  size_t needed = 0, length = 0;
+  REFUSED(ARGUMENT, "tamis_machine_text", tamis_machine_text(NULL, text, sizeof text, &needed));
+  REFUSED(ARGUMENT, "tamis_machine_text", tamis_machine_text(machine, NULL, 1, &needed));
+  CHECK_OK(tamis_machine_text(machine, NULL, 0, &needed));
+  CHECK(needed > 500 && needed <= sizeof text);
+  CHECK_OK(tamis_machine_text(machine, part, sizeof part, NULL));
+  CHECK(strlen(part) == sizeof part - 1);
+  CHECK_OK(tamis_machine_text(machine, text, sizeof text, NULL));
+  length = strlen(text);
+  CHECK(length + 1 == needed);
+  CHECK_OK(tamis_machine_parse(text, length, &again));
+  tamis_machine_free(again);
+  again = NULL;
+  REFUSED(ARGUMENT, "tamis_machine_parse", tamis_machine_parse(NULL, 5, &again));
+  REFUSED(ARGUMENT, "tamis_machine_parse", tamis_machine_parse(text, length, NULL));
+  REFUSED(ARGUMENT, "tamis_machine_parse", tamis_machine_parse(text, SIZE_MAX, &again));
+  REFUSED(FORMAT, "tamis_machine_parse", tamis_machine_parse("{}", 2, &again));
+  for (size_t cut = 0; cut < length - 2; cut += 7)
+    REFUSED(FORMAT, "tamis_machine_parse", tamis_machine_parse(text, cut, &again));
+  static const char *const spoilt[][2] = {
+      {"1979000000000000.0", "-979000000000000.0"}, {"\"efficiency\": 0.4", "\"efficiency\": 400"},
+      {"\"currency\": \"USD\"", "\"currency\": \"QQQ\""}, {"\"amount\": \"2\"", "\"amount\": \"-\""},
+      {"\"low\": 1.0", "\"low\": 1.5"}, {"tamis-machine-1", "tamis-machine-9"}};
+  for (size_t i = 0; i < sizeof spoilt / sizeof *spoilt; i++) {
+    char copy[8192 + 16];
+    const char *at = strstr(text, spoilt[i][0]);
+    CHECK(at != NULL);
+    if (at == NULL) continue;
+    const int written = snprintf(copy, sizeof copy, "%.*s%s%s", (int)(at - text), text, spoilt[i][1],
+                                 at + strlen(spoilt[i][0]));
+    const tamis_status status = tamis_machine_parse(copy, (size_t)written, &again);
+    CHECK(status == TAMIS_E_ARGUMENT || status == TAMIS_E_FORMAT);
+    CHECK(strncmp(tamis_last_error(), "tamis_machine_parse", 19) == 0);
+  }
+  CHECK(again == NULL);
+
+  tamis_machine_options options = TAMIS_MACHINE_OPTIONS_INIT;
+  REFUSED(ARGUMENT, "tamis_machine_measure", tamis_machine_measure(NULL, NULL, &again));
+  REFUSED(ARGUMENT, "tamis_machine_measure", tamis_machine_measure(ctx, NULL, NULL));
+  options.price_per_hour = "-1";
+  REFUSED(ARGUMENT, "tamis_machine_measure", tamis_machine_measure(ctx, &options, &again));
+  options.price_per_hour = "1e12";
+  REFUSED(ARGUMENT, "tamis_machine_measure", tamis_machine_measure(ctx, &options, &again));
+  options.price_per_hour = "two";
+  REFUSED(FORMAT, "tamis_machine_measure", tamis_machine_measure(ctx, &options, &again));
+  options.price_per_hour = "2";
+  options.currency = "usd";
+  REFUSED(ARGUMENT, "tamis_machine_measure", tamis_machine_measure(ctx, &options, &again));
+  tamis_ctx *small = NULL;
+  tamis_ctx_options limit = TAMIS_CTX_OPTIONS_INIT;
+  limit.max_bytes = 100 << 20;
+  CHECK_OK(tamis_ctx_create(&limit, &small));
+  REFUSED(BUDGET, "tamis_machine_measure", tamis_machine_measure(small, NULL, &again));
+  uint64_t now = 1;
+  CHECK_OK(tamis_ctx_trim(small));
+  CHECK_OK(tamis_ctx_bytes(small, &now, NULL));
+  CHECK(now < 1 << 20); /* what its threads need */
+  tamis_ctx_free(small);
+  CHECK(again == NULL);
+  tamis_machine_free(machine);
+  tamis_machine_free(NULL);
+}
+
+/* ---------------------------------------------------------------------------------------------------- predictions */
+
+static void predictions(void) {
+  tamis_machine *machine = published();
+  tamis_request request = TAMIS_REQUEST_INIT;
+  tamis_prediction found = TAMIS_PREDICTION_INIT;
+  request.input_tokens = 4000;
+  request.output_tokens = 500;
+  CHECK_OK(tamis_predict_request(machine, NULL, &request, &found));
+  CHECK(found.basis == TAMIS_BASIS_ANALYTIC && found.seconds > 0 && found.low_seconds <= found.seconds);
+  const char *function = "tamis_predict_request";
+  REFUSED(ARGUMENT, function, tamis_predict_request(NULL, NULL, &request, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, NULL, NULL, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, NULL, &request, NULL));
+  request.cached_tokens = 4001;
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, NULL, &request, &found));
+  request.cached_tokens = 0;
+  request.input_tokens = UINT64_MAX;
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, NULL, &request, &found));
+  request.input_tokens = 1;
+  request.mode = 3;
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, NULL, &request, &found));
+  request.mode = 0;
+  tamis_architecture shape = TAMIS_ARCHITECTURE_INIT;
+  shape.layers = UINT32_MAX;
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, &shape, &request, &found));
+  shape.layers = 2;
+  shape.index_layers = 3;
+  REFUSED(ARGUMENT, function, tamis_predict_request(machine, &shape, &request, &found));
+  shape.index_layers = 0;
+  const double zero = request.batch;
+  const double absurd[] = {-1, 1e300, DBL_MAX * 10, zero / zero};
+  for (int i = 0; i < 4; i++) {
+    shape.active_parameters = absurd[i];
+    REFUSED(ARGUMENT, function, tamis_predict_request(machine, &shape, &request, &found));
+    shape.active_parameters = 0;
+    shape.cache_bytes = absurd[i];
+    REFUSED(ARGUMENT, function, tamis_predict_request(machine, &shape, &request, &found));
+    shape.cache_bytes = 0;
+  }
+
+  function = "tamis_predict_token";
+  REFUSED(ARGUMENT, function, tamis_predict_token(NULL, NULL, TAMIS_PHASE_DECODE, 0, 1, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_token(machine, NULL, 0, 0, 1, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_token(machine, NULL, TAMIS_PHASE_DECODE, -1, 1, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_token(machine, NULL, TAMIS_PHASE_DECODE, 0, UINT64_MAX, &found));
+  REFUSED(ARGUMENT, function, tamis_predict_token(machine, NULL, TAMIS_PHASE_DECODE, 0, 1, NULL));
+
+  function = "tamis_predict_break_even";
+  double tokens = 0;
+  CHECK_OK(tamis_predict_break_even(machine, NULL, TAMIS_BREAK_EVEN_DECODE, TAMIS_MODE_SPARSE, &tokens, NULL, NULL, NULL));
+  CHECK(tokens > 4871 * 0.99 && tokens < 4871 * 1.01);
+  REFUSED(ARGUMENT, function, tamis_predict_break_even(NULL, NULL, 1, 1, &tokens, NULL, NULL, NULL));
+  REFUSED(ARGUMENT, function, tamis_predict_break_even(machine, NULL, 4, 1, &tokens, NULL, NULL, NULL));
+  REFUSED(ARGUMENT, function, tamis_predict_break_even(machine, NULL, 1, TAMIS_MODE_DENSE, &tokens, NULL, NULL, NULL));
+  REFUSED(ARGUMENT, function, tamis_predict_break_even(machine, NULL, 1, 1, NULL, NULL, NULL, NULL));
+  tamis_machine_free(machine);
+}
+
+/* --------------------------------------------------------------------------------------------------------- prices */
+
+static tamis_prices *prices_with(const tamis_prices_options *options) {
+  tamis_prices *prices = NULL;
+  CHECK_OK(tamis_prices_create(options, &prices));
+  return prices;
+}
+
+static void prices(void) {
+  const char *function = "tamis_prices_create";
+  tamis_prices *made = NULL;
+  tamis_prices_options options = TAMIS_PRICES_OPTIONS_INIT;
+  REFUSED(ARGUMENT, function, tamis_prices_create(NULL, NULL));
+  static const char *const bad[] = {"-0.28", "1e10", "-1e-30"};
+  static const char *const malformed[] = {"", "0,28", "$1", "NaN", "1e", "0x1", " 1"};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    options.input = options.output = bad[i];
+    REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+    options.input = options.output = NULL;
+    options.kilowatt_hour = bad[i];
+    REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+    options.kilowatt_hour = NULL;
+  }
+  for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
+    options.machine_hour = malformed[i];
+    REFUSED(FORMAT, function, tamis_prices_create(&options, &made));
+  }
+  options.machine_hour = NULL;
+  options.input = "1";
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made)); /* no output */
+  options.output = "1";
+  static const char *const codes[] = {"", "usd", "US", "USDX", "BTC", "\xc3"};
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+    options.currency = codes[i];
+    REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  }
+  options.currency = NULL;
+  options.busy_share = "0.5";
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made)); /* of what? */
+  options.machine_hour = "2";
+  options.busy_share = "1.01";
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  options.busy_share = options.machine_hour = NULL;
+  options.tiers = 1;
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made)); /* no array */
+  const tamis_price_tier unordered[] = {{9, "1", NULL, NULL, "1"}, {9, "1", NULL, NULL, "1"}};
+  options.tiers = 2;
+  options.tier = unordered;
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  options.tiers = 0;
+  options.tier = NULL;
+  char endless[5000];
+  memset(endless, '1', sizeof endless);
+  options.input = endless; /* no final zero within 4,096 bytes */
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  const tamis_prices_options none = TAMIS_PRICES_OPTIONS_INIT;
+  options = none;
+  options.cached = "1";
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+
+  static const char file[] = "{\"m\": {\"input_cost_per_token\": 2.8e-07, \"output_cost_per_token\": 4.2e-07,"
+                             " \"cache_read_input_token_cost\": 2.8e-08}, \"bad\": {\"input_cost_per_token\": -1}}";
+  options = none;
+  options.litellm = file;
+  options.litellm_bytes = sizeof file - 1;
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  options.model = "absent";
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  options.model = "bad";
+  CHECK(tamis_prices_create(&options, &made) < 0);
+  options.model = "m";
+  for (size_t cut = 0; cut < sizeof file - 1; cut += 5) {
+    options.litellm_bytes = cut;
+    REFUSED(FORMAT, function, tamis_prices_create(&options, &made));
+  }
+  options.litellm_bytes = SIZE_MAX;
+  REFUSED(ARGUMENT, function, tamis_prices_create(&options, &made));
+  options.litellm_bytes = sizeof file - 1;
+  CHECK(made == NULL);
+  made = prices_with(&options);
+  tamis_prices_free(made);
+  tamis_prices_free(NULL);
+}
+
+static void bills(void) {
+  const char *function = "tamis_prices_bill";
+  tamis_prices *list = prices_with(NULL);
+  tamis_cost cost = TAMIS_COST_INIT;
+  tamis_bill bill = TAMIS_BILL_INIT;
+  cost.input_tokens = 10000;
+  cost.cached_tokens = 9000;
+  cost.output_tokens = 500;
+  CHECK_OK(tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  CHECK(strcmp(bill.amount, "0.000742") == 0 && strcmp(bill.currency, "USD") == 0 && bill.kind == TAMIS_BILL_LIST);
+  REFUSED(UNSUPPORTED, function, tamis_prices_bill(list, TAMIS_BILL_MACHINE, &cost, &bill));
+  REFUSED(UNSUPPORTED, function, tamis_prices_bill(list, TAMIS_BILL_ENERGY, &cost, &bill));
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, 0, &cost, &bill));
+  REFUSED(ARGUMENT, function, tamis_prices_bill(NULL, TAMIS_BILL_LIST, &cost, &bill));
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, NULL, &bill));
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, NULL));
+  cost.cached_tokens = 10001;
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  cost.cached_tokens = UINT64_MAX;
+  cost.cache_write_tokens = 2;
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  cost.cached_tokens = cost.cache_write_tokens = 0;
+  cost.basis = 4;
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  cost.basis = TAMIS_BASIS_NONE;
+  cost.dense_nanoseconds = 1; /* a number without its basis */
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  cost.dense_nanoseconds = 0;
+  cost.microjoules = -2;
+  REFUSED(ARGUMENT, function, tamis_prices_bill(list, TAMIS_BILL_LIST, &cost, &bill));
+  cost.microjoules = -1;
+  CHECK(strcmp(bill.amount, "0.000742") == 0); /* none of them wrote */
+  tamis_prices_options options = TAMIS_PRICES_OPTIONS_INIT;
+  options.input = "999.99999999999999999999999999";
+  options.output = "1";
+  tamis_prices *fine = prices_with(&options);
+  cost.input_tokens = UINT64_MAX;
+  REFUSED(ARGUMENT, function, tamis_prices_bill(fine, TAMIS_BILL_LIST, &cost, &bill)); /* more than 38 digits */
+  tamis_prices_free(fine);
+  tamis_prices_free(list);
+}
+
+int main(void) {
+  tamis_ctx *ctx = NULL;
+  CHECK_OK(tamis_ctx_create(NULL, &ctx));
+  if (check_failures != 0) return checked();
+  machines(ctx);
+  predictions();
+  prices();
+  bills();
+  tamis_ctx_free(ctx);
+  printf("%d calls refused\n", refusals);
+  return checked();
+}
