@@ -1,0 +1,226 @@
+"""Excerpts for a question: the passages of some documents that fit into a budget of tokens.
+
+    selector = tamis.excerpts.Selector(embedder, budget=512)
+    for excerpt in selector.select("Which key wins a tie?", texts):
+        print(excerpt.document, excerpt.start, excerpt.end, excerpt.score, excerpt.text)
+
+The lightning indexer does the choosing: each token of the question is one head, weighted by how rare it is, and the
+tokens of the documents are the keys. Loose tokens help nobody, so scores are smoothed along the text and whole lines
+are taken. Owns that, and the budget. Refuses to embed: any object with `embed` does (`TokenEmbedder`). An embedding
+that was never trained as an indexer finds passages; it is not a better retriever than its pooled vectors.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ._context import Context
+from ._errors import wrong
+from ._tensors import integer
+
+BIGGEST = 2**31 - 1
+
+
+@runtime_checkable
+class TokenEmbedder(Protocol):
+    """Anything that turns a text into tokens with a vector each."""
+
+    def embed(self, text: str) -> tuple[Any, Any]:
+        """(offsets, vectors): int [n, 2], where each token begins and ends in the text in characters, ascending; and
+        float32 [n, d]. Texts may be of any length: an embedder with a limited window cuts them itself."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that says of each token of some texts what it is worth for a question."""
+
+    def score(self, query: str, documents: Sequence[str]) -> list[Scored]:
+        """One `Scored` for each document."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Excerpt:
+    """Consecutive lines (or a part of one) of a document: `text` is `documents[document][start:end]`.
+
+    score: the mean over its tokens of what the indexer said, comparable within one call. tokens: what it takes of
+    the budget."""
+
+    document: int
+    start: int
+    end: int
+    text: str
+    score: float
+    tokens: int
+
+
+class Scored:
+    """One text in tokens, with a score each: offsets int64 [n, 2], scores float32 [n], lines int64 [n], the line that
+    each token begins in."""
+
+    def __init__(self, text: str, offsets: Any = (), scores: Any = ()):
+        self.text, self.offsets = text, np.asarray(offsets, np.int64).reshape(-1, 2)
+        self.scores = np.asarray(scores, np.float32)
+        breaks = np.array([at for at, character in enumerate(text) if character == "\n"], np.int64)
+        self.lines = np.searchsorted(breaks, self.offsets[:, 0])
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def words(self) -> list[str]:
+        return [self.text[begin:end].strip().lower() for begin, end in self.offsets]
+
+
+class Selector:
+    """Selects excerpts. Usable from many threads at once if what scores is.
+
+    source: a `TokenEmbedder` or another `Scorer`. budget: most tokens (of the source) that all excerpts of a call have
+    together. window: tokens over which scores are smoothed. ctx: where an embedder's scores are computed; None: a
+    context of its own.
+    """
+
+    def __init__(self, source: TokenEmbedder | Scorer, budget: int = 512, *, window: int = 49,
+                 ctx: Context | None = None):
+        if not isinstance(source, (TokenEmbedder, Scorer)):
+            raise wrong(f"Selector: source is {type(source).__name__}, expected an object with embed(text) or "
+                        "score(query, documents)")
+        self.scorer = source if isinstance(source, Scorer) else EmbeddingScorer(source, ctx)
+        self.budget = integer(budget, "budget", 1, BIGGEST)
+        self.window = integer(window, "window", 1, BIGGEST)
+
+    def select(self, query: str, documents: Sequence[str], budget: int | None = None) -> list[Excerpt]:
+        """The excerpts for a question, in the order of the documents and within each from beginning to end.
+
+        Never more than `budget` tokens; everything when the documents are shorter. Lines are taken best first, as
+        long as they fit; when not even the best one fits, its best part. No documents, or only empty ones: none.
+        Raises ArgumentError for a question without tokens and for what an embedder should not return.
+        """
+        budget = self.budget if budget is None else integer(budget, "budget", 1, BIGGEST)
+        if isinstance(documents, str):
+            raise wrong("documents: is a str, expected a list of them")
+        for at, text in enumerate([query, *documents]):
+            if not isinstance(text, str):
+                name = f"documents[{at - 1}]" if at else "query"
+                raise wrong(f"{name}: is {type(text).__name__}, expected str")
+        if not query.strip():
+            raise wrong("query: is empty")
+        if not any(text.strip() for text in documents):
+            return []
+        read = self.scorer.score(query, documents)
+        scores = [smoothed(text.scores, self.window) for text in read]
+        return [excerpt for number, kept in enumerate(within(budget, read, scores))
+                for excerpt in excerpts(number, read[number], scores[number], kept)]
+
+
+class EmbeddingScorer:
+    """The lightning indexer over the vectors of a `TokenEmbedder` that was never trained as one: a question's token is
+    a head, weighted by how rare it is, and counts what exceeds its mean over all tokens."""
+
+    def __init__(self, embedder: TokenEmbedder, ctx: Context | None = None):
+        self.embedder, self.ctx = embedder, ctx or Context()
+
+    def score(self, query: str, documents: Sequence[str]) -> list[Scored]:
+        asked, queries = self._read(query, "query")
+        if not len(asked):
+            raise wrong("query: has no tokens")
+        read = [self._read(text, f"documents[{at}]") for at, text in enumerate(documents)]
+        for at, (_, vectors) in enumerate(read):
+            if len(vectors) and vectors.shape[1] != queries.shape[1]:
+                raise wrong(f"embed: gave vectors of {vectors.shape[1]} numbers for documents[{at}] and of "
+                            f"{queries.shape[1]} for query")
+        keys = np.concatenate([vectors for _, vectors in read if len(vectors)] or [queries[:0]])
+        texts = [text for text, _ in read]
+        scores = self._scores(queries, rarity(asked.words(), texts), keys) if len(keys) else np.empty(0, np.float32)
+        parts = np.split(scores, np.cumsum([len(text) for text in texts])[:-1]) if texts else []
+        for text, part in zip(texts, parts):
+            text.scores = part
+        return texts
+
+    def _scores(self, queries: np.ndarray, weights: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """queries [heads, d], weights [heads], keys [n, d] -> float32 [n]. A head's threshold is one more dim of its
+        query, where every key has 1."""
+        threshold = queries @ keys.mean(0)
+        queries = np.concatenate((queries, -threshold[:, None]), 1)
+        keys = np.concatenate((keys, np.ones((len(keys), 1), np.float32)), 1)
+        return self.ctx.index_scores(queries[None], weights[None], keys, visible="all")[0]
+
+    def _read(self, text: str, name: str) -> tuple[Scored, np.ndarray]:
+        """A text in tokens, and their vectors of length 1, everything that the embedder says checked."""
+        if not text.strip():
+            return Scored(text), np.empty((0, 0), np.float32)
+        offsets, vectors = self.embedder.embed(text)
+        offsets, vectors = np.asarray(offsets), np.asarray(vectors, np.float32)
+        if offsets.size == 0:
+            return Scored(text), np.empty((0, 0), np.float32)
+        if offsets.ndim != 2 or offsets.shape[1] != 2 or offsets.dtype.kind not in "iu":
+            raise wrong(f"embed: gave offsets {offsets.dtype} {list(offsets.shape)} for {name}, expected integers [n, 2]")
+        if vectors.ndim != 2 or len(vectors) != len(offsets) or not vectors.shape[1]:
+            raise wrong(f"embed: gave vectors {list(vectors.shape)} for the {len(offsets)} tokens of {name}, expected "
+                        f"[{len(offsets)}, d]")
+        if not np.isfinite(vectors).all():
+            raise wrong(f"embed: gave a number that is not finite for {name}")
+        begins, ends = offsets[:, 0], offsets[:, 1]
+        if begins[0] < 0 or (begins > ends).any() or (ends > len(text)).any() or (begins[1:] < begins[:-1]).any():
+            raise wrong(f"embed: gave offsets that do not ascend within {name}")
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Scored(text, offsets, np.zeros(len(offsets))), vectors / np.maximum(lengths, 1e-12)
+
+
+def rarity(words: list[str], texts: list[Scored]) -> np.ndarray:
+    """How rare each word of the question is among the lines of the texts: its idf, float32 [words]."""
+    lines, containing = 0, dict.fromkeys(words, 0)
+    for text in texts:
+        seen = set(zip(text.lines.tolist(), text.words()))
+        lines += len(np.unique(text.lines))
+        for _, word in seen:
+            if word in containing:
+                containing[word] += 1
+    return np.float32([np.log(1 + (lines - containing[word] + 0.5) / (containing[word] + 0.5)) for word in words])
+
+
+def smoothed(scores: np.ndarray, window: int) -> np.ndarray:
+    """A weighted mean over `window` tokens around each, Hann's, of what there is of it."""
+    if not len(scores):
+        return scores
+    shape = np.hanning(min(window, 2 * len(scores) - 1) + 2)[1:-1]
+    sums = np.convolve(scores, shape, "full")
+    norms = np.convolve(np.ones(len(scores)), shape, "full")
+    begin = (len(shape) - 1) // 2
+    return np.float32(sums[begin:begin + len(scores)] / norms[begin:begin + len(scores)])
+
+
+def within(budget: int, read: list[Scored], scores: list[np.ndarray]) -> list[np.ndarray]:
+    """Which tokens of each text are kept: bool [tokens]. Whole lines, best first, while they fit."""
+    kept = [np.zeros(len(tokens), bool) for tokens in read]
+    lines = []
+    for number, tokens in enumerate(read):
+        if len(tokens):
+            first = np.flatnonzero(np.diff(tokens.lines, prepend=-1))
+            best = np.maximum.reduceat(scores[number], first)
+            lines += zip((-best).tolist(), [number] * len(first), first.tolist(), [*first[1:].tolist(), len(tokens)])
+    left = budget
+    for _, number, begin, end in sorted(lines):
+        if end - begin > left and left == budget:  # not even the best line fits
+            middle = begin + int(scores[number][begin:end].argmax())
+            begin = min(max(middle - left // 2, begin), end - left)
+            end = begin + left
+        if end - begin <= left:
+            kept[number][begin:end] = True
+            left -= end - begin
+    return kept
+
+
+def excerpts(number: int, tokens: Scored, scores: np.ndarray, kept: np.ndarray) -> list[Excerpt]:
+    """The runs of kept tokens of one text. One that begins or ends with its line takes the blanks there too."""
+    places, text = np.flatnonzero(kept), tokens.text
+    found = []
+    for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []:
+        start, end = int(tokens.offsets[run[0], 0]), int(tokens.offsets[run, 1].max())
+        if run[0] == 0 or tokens.lines[run[0]] != tokens.lines[run[0] - 1]:
+            start = text.rfind("\n", 0, start) + 1
+        if run[-1] == len(tokens) - 1 or tokens.lines[run[-1]] != tokens.lines[run[-1] + 1]:
+            end = text.find("\n", end) if "\n" in text[end:] else len(text)
+        found.append(Excerpt(number, start, end, text[start:end], float(scores[run].mean()), len(run)))
+    return found
