@@ -1,66 +1,26 @@
-"""The text: CPython's standard library, split, tokenised, written as token arrays.
+"""The corpus: the standard library (`stdlib.py`), tokenised, written as token arrays.
 
     python corpus.py FOLDER
 
-Owns which files are read and on which side of the split each lies.  A top-level
-module or package is wholly training or wholly validation text, its tests go
-with it (`test/test_json` with `json`), and of files with equal bytes one is
-kept.  The tokenizer sees training text only.  Writes into FOLDER:
+The tokenizer sees training text only.  Writes into FOLDER:
 `tokenizer.json`, `train.npy` and `validation.npy` (uint16 ids, documents between
 begin and end tokens), `bytes.npy` (bytes of text per token id), `corpus.json`.
 Nothing of the text itself is written anywhere else.
 """
 
-import hashlib
 import json
 import platform
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from stdlib import documents
+
 VOCABULARY = 4096
 SPECIAL = ["<|begin|>", "<|end|>", "<|record|>", "<|stop|>", "<|copy|>"]
 BEGIN, END, RECORD, STOP, COPY = range(len(SPECIAL))
-SKIPPED = ("site-packages", "ensurepip", "__pycache__")  # other people's, vendored, compiled
-LONGEST = 400_000  # characters taken of one file: generated tables should not outweigh programs
-
-
-def group_of(relative):
-    """The module or package that a file of the standard library belongs to."""
-    parts = relative.parts
-    name = parts[0]
-    if name == "test" and len(parts) > 1:
-        name = parts[1].removesuffix(".py")
-        name = name.removeprefix("test_") if name.startswith("test_") else "test_" + name
-    return name.removesuffix(".py").lstrip("_")
-
-
-def held_out(group):
-    """One group in sixteen, by a hash of its name: the same on every machine."""
-    return int(hashlib.sha1(group.encode()).hexdigest(), 16) % 16 == 0
-
-
-def documents():
-    """(side, group, text) of every file, in a fixed order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    seen = set()
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if any(part in SKIPPED for part in relative.parts) or path.name.startswith("_sysconfigdata"):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
-        digest = hashlib.sha1(text.encode()).digest()
-        if len(text) < 200 or digest in seen:
-            continue
-        seen.add(digest)
-        group = group_of(relative)
-        yield ("validation" if held_out(group) else "train"), group, text[:LONGEST]
 
 
 def train_tokenizer(texts):
