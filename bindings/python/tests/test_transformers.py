@@ -190,6 +190,7 @@ WAYS = {
     "sampling": dict(do_sample=True, temperature=0.8, top_k=20),
     "beams": dict(do_sample=False, num_beams=3, num_return_sequences=2),
     "beam sampling": dict(do_sample=True, num_beams=2),
+    "a prompt in chunks": dict(do_sample=False, prefill_chunk_size=10),
 }
 
 
@@ -231,6 +232,20 @@ def test_a_conversation_goes_on_in_its_cache():
         cache = hf.DynamicCache(config=model.config)
         assert torch.equal(talk(cache), expected)
         assert all(isinstance(layer, tamis.transformers.IndexedLayer) for layer in cache.layers)
+
+
+def test_changed_weights_are_seen():
+    model = tiny("deepseek_v32")
+    ids, _ = prompt(40)
+    with accelerated(model):
+        logits(model, ids)
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.kv_b_proj.weight.mul_(1.5)
+        got = logits(model, ids)
+        with torch.inference_mode():
+            assert torch.equal(model(ids).logits, got)
+    assert difference(got, logits(model, ids)) < 1e-4
 
 
 def test_a_copied_cache_is_a_fork():

@@ -114,7 +114,7 @@ class Expansion:
 
     def of(self, module: nn.Module, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[heads, nope, latent] and [heads, value, latent]"""
-        source = (weight.data_ptr(), weight._version, weight.dtype)
+        source = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.dtype)
         if source != self.made_from:
             halves = weight.detach().view(module.num_heads, -1, weight.shape[1]).split(
                 (module.qk_nope_head_dim, module.v_head_dim), dim=1)
