@@ -469,6 +469,25 @@ TAMIS_API tamis_status tamis_model_tokenize(tamis_model *model, const char *text
 TAMIS_API tamis_status tamis_model_detokenize(tamis_model *model, const int32_t *tokens, size_t count,
                                               uint32_t skip_special, char *text, size_t capacity, size_t *needed);
 
+enum { TAMIS_ROLE_SYSTEM = 0, TAMIS_ROLE_USER = 1, TAMIS_ROLE_ASSISTANT = 2 };
+
+/* One turn of a conversation; never changes. Texts are UTF-8 and may be NULL when their size is 0. */
+typedef struct tamis_message {
+  int32_t role; /* TAMIS_ROLE_... */
+  const char *content;
+  size_t content_bytes;
+  const char *reasoning; /* of an assistant in a thinking conversation: what comes before its answer */
+  size_t reasoning_bytes;
+} tamis_message;
+
+/* A conversation as the tokens that a deepseek_v32 model continues (the encoding beside its published weights, without
+ * tools), its begin mark included. thinking non-zero: the model is to think before it answers. A special token written
+ * in a content is that token. tokens, capacity and count as in tamis_model_tokenize.
+ * Errors: E_UNSUPPORTED (another model_type, no tokenizer.json), E_ARGUMENT (a role, or an answer behind the last
+ * question of a thinking conversation that has no reasoning), E_MEMORY, E_BUDGET. */
+TAMIS_API tamis_status tamis_model_chat(tamis_model *model, const tamis_message *messages, size_t count,
+                                        uint32_t thinking, int32_t *tokens, size_t capacity, size_t *token_count);
+
 /* -- 6.2 evaluate --------------------------------------------------------------------------------------------- */
 
 enum {
@@ -752,6 +771,69 @@ typedef struct tamis_bill {
 /* The bill of one kind for a cost. Errors: E_UNSUPPORTED (no price of that kind, or energy was not measured),
  * E_ARGUMENT (more cached and written than input tokens; an amount that needs more than 38 digits). */
 TAMIS_API tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
+
+/* -- 6.4 generate --------------------------------------------------------------------------------------------- */
+
+enum {
+  TAMIS_STOP_NONE = 0,       /* it goes on                                            */
+  TAMIS_STOP_END_TOKEN = 1,  /* the model's own, or one of stop_tokens                */
+  TAMIS_STOP_TEXT = 2,       /* one of stop_texts, which is not handed out            */
+  TAMIS_STOP_MAX_TOKENS = 3,
+  TAMIS_STOP_FULL = 4,       /* the sequence has as many tokens as the model allows   */
+  TAMIS_STOP_CALLER = 5      /* the callback said so                                  */
+};
+
+typedef struct tamis_generate_options {
+  uint32_t size;
+  uint32_t max_tokens;                  /* 0: as many as the model has positions for                            */
+  const tamis_sampler_options *sampler; /* NULL: the best token each time                                       */
+  const tamis_eval_options *eval;       /* all_logits unset; traces [1]. Callbacks and traces are used as long as
+                                           the generation lives                                                 */
+  const int32_t *stop_tokens;           /* [stop_token_count <= 4096]                                           */
+  size_t stop_token_count;
+  const char *const *stop_texts;        /* [stop_text_count <= 256], zero-terminated UTF-8, 64 KiB together      */
+  size_t stop_text_count;
+  uint32_t ignore_end;                  /* non-zero: the model's own end tokens do not stop                     */
+} tamis_generate_options;
+#define TAMIS_GENERATE_OPTIONS_INIT { sizeof(tamis_generate_options), 0, NULL, NULL, NULL, 0, NULL, 0, 0 }
+
+/* One step of a generation. The counts are of the generation so far. */
+typedef struct tamis_generated {
+  uint32_t size;          /* set by the caller: sizeof(tamis_generated)                                         */
+  int32_t token;          /* chosen in this step; -1: none (TAMIS_STOP_FULL)                                    */
+  const char *text;       /* what is certain now: whole characters of valid UTF-8 and a final zero; "" while it may
+                             become a stop text, for special tokens, and without tokenizer.json. The library's own,
+                             until the next call with the generation                                            */
+  size_t bytes;           /* of text                                                                            */
+  int32_t stop;           /* TAMIS_STOP_...                                                                     */
+  uint64_t prompt_tokens;
+  uint64_t tokens;        /* chosen, the end token included                                                     */
+  double prefill_seconds;
+  double decode_seconds;
+} tamis_generated;
+#define TAMIS_GENERATED_INIT { sizeof(tamis_generated), 0, NULL, 0, 0, 0, 0, 0, 0 }
+
+typedef struct tamis_generation tamis_generation;
+
+/* Evaluates a prompt of at least one token behind what seq holds, and prepares to continue it. The generation keeps
+ * model and seq alive; seq must not be changed by others until it ends, and then holds prompt and tokens without the
+ * last one chosen. Errors: those of tamis_model_eval; E_UNSUPPORTED (stop_texts without tokenizer.json). */
+TAMIS_API tamis_status tamis_generation_create(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+                                               const tamis_generate_options *options,
+                                               tamis_generation **generation);
+TAMIS_API void tamis_generation_free(tamis_generation *generation);
+
+/* The next token. A failed call (memory, budget, cancel) may be made again and then goes on; after a stop:
+ * E_ARGUMENT. The same prompt, options and seed: the same tokens. From one thread at a time (E_BUSY). */
+TAMIS_API tamis_status tamis_generation_next(tamis_generation *generation, tamis_generated *generated);
+
+/* Called on the calling thread after each step; not 0: stop (TAMIS_STOP_CALLER). */
+typedef int32_t (*tamis_on_token)(void *user, const tamis_generated *generated);
+
+/* All of it in one call. on_token may be NULL; generated: the last step, its text NULL. */
+TAMIS_API tamis_status tamis_model_generate(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+                                            const tamis_generate_options *options, tamis_on_token on_token,
+                                            void *user, tamis_generated *generated);
 
 #ifdef __cplusplus
 }

@@ -18,19 +18,32 @@ public func tamis_model_tokenize(
     }
     guard text != nil || bytes == 0 else { throw TamisError(.argument, "text is NULL") }
     let given = try Tamis.options(options, defaults: tamis_tokenize_options())
-    guard capacity >= 0 else { throw TamisError(.argument, "capacity is too large") }
-    guard tokens != nil || capacity == 0 else { throw TamisError(.argument, "tokens is NULL") }
-    try requireAligned(tokens, "tokens")
-    let count = try required(count, "count")
-    try requireAligned(count, "count")
+    try requireRoom(tokens, capacity, count)
     let wanted = Tokenizer.EncodingOptions(
       addsSpecialTokens: given.bare == 0, treatsSpecialAsText: given.special_as_text != 0)
     var ids = GrowableBuffer<Int32>(model.context)
     try model.requireTokenizer().encode(UnsafeRawBufferPointer(start: text, count: bytes), wanted, into: &ids)
-    count.pointee = ids.count
-    guard let tokens, let first = ids.elements.baseAddress else { return }
-    tokens.update(from: first, count: min(ids.count, capacity))
+    give(ids.elements, tokens, capacity, count)
   }
+}
+
+private func requireRoom(
+  _ tokens: UnsafeMutablePointer<Int32>?, _ capacity: Int, _ count: UnsafeMutablePointer<Int>?
+) throws(TamisError) {
+  guard capacity >= 0 else { throw TamisError(.argument, "capacity is too large") }
+  guard tokens != nil || capacity == 0 else { throw TamisError(.argument, "tokens is NULL") }
+  try requireAligned(tokens, "tokens")
+  try requireAligned(try required(count, "count"), "count")
+}
+
+/// As many as there is room for, and how many there are.
+private func give(
+  _ ids: UnsafeBufferPointer<Int32>, _ tokens: UnsafeMutablePointer<Int32>?, _ capacity: Int,
+  _ count: UnsafeMutablePointer<Int>?
+) {
+  count?.pointee = ids.count
+  guard let tokens, let first = ids.baseAddress else { return }
+  tokens.update(from: first, count: min(ids.count, capacity))
 }
 
 @_cdecl("tamis_model_detokenize") @implementation
@@ -47,4 +60,55 @@ public func tamis_model_detokenize(
       UnsafeBufferPointer(start: tokens, count: count), skipsSpecial: skip_special != 0, into: &bytes)
     try copyText(bytes.elements, text, capacity, needed)
   }
+}
+
+@_cdecl("tamis_model_chat") @implementation
+public func tamis_model_chat(
+  _ model: OpaquePointer?, _ messages: UnsafePointer<tamis_message>?, _ count: Int, _ thinking: UInt32,
+  _ tokens: UnsafeMutablePointer<Int32>?, _ capacity: Int, _ token_count: UnsafeMutablePointer<Int>?
+) -> tamis_status {
+  boundary("tamis_model_chat") { () throws(TamisError) in
+    let model: TextModel = try object(model, "model")
+    guard model.decoder.config.family == .deepseekV32 else {
+      throw TamisError(.unsupported, "only deepseek_v32 has a chat encoding here")
+    }
+    let turns = try conversation(messages, count)
+    try requireRoom(tokens, capacity, token_count)
+    var text = GrowableBuffer<UInt8>(model.context)
+    try ChatEncoding.append(turns, thinking: thinking != 0, to: &text)
+    var ids = GrowableBuffer<Int32>(model.context)
+    try model.requireTokenizer().encode(
+      UnsafeRawBufferPointer(text.elements), Tokenizer.EncodingOptions(addsSpecialTokens: false), into: &ids)
+    give(ids.elements, tokens, capacity, token_count)
+  }
+}
+
+/// A conversation is far below 2^20 turns, so its list is bookkeeping.
+private func conversation(_ messages: UnsafePointer<tamis_message>?, _ count: Int) throws(TamisError) -> [ChatMessage] {
+  guard count >= 1, count <= 1 << 20 else {
+    throw TamisError(.argument, "count is \(UInt(bitPattern: count)), expected 1 to 2^20")
+  }
+  guard let messages, UInt(bitPattern: messages) % UInt(MemoryLayout<tamis_message>.alignment) == 0 else {
+    throw TamisError(.argument, "messages is NULL or not aligned")
+  }
+  var turns: [ChatMessage] = []
+  for (number, message) in UnsafeBufferPointer(start: messages, count: count).enumerated() {
+    guard let role = ChatMessage.Role(rawValue: message.role) else {
+      throw TamisError(.argument, "messages[\(number)]: \(message.role) is no TAMIS_ROLE_ value")
+    }
+    turns.append(
+      ChatMessage(
+        role, try content(message.content, message.content_bytes, number),
+        reasoning: try content(message.reasoning, message.reasoning_bytes, number)))
+  }
+  return turns
+}
+
+private func content(
+  _ text: UnsafePointer<CChar>?, _ bytes: Int, _ number: Int
+) throws(TamisError) -> UnsafeRawBufferPointer {
+  guard bytes >= 0, bytes <= Tokenizer.textLimit, text != nil || bytes == 0 else {
+    throw TamisError(.argument, "messages[\(number)]: a text of \(UInt(bitPattern: bytes)) bytes, or NULL")
+  }
+  return UnsafeRawBufferPointer(start: text, count: bytes)
 }

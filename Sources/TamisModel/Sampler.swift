@@ -15,6 +15,12 @@ package struct SamplerOptions: Sendable {
   package var seed: UInt64 = 0
 
   package init() {}
+
+  func check() throws(TamisError) {
+    guard temperature >= 0, temperature <= 1e6, topK >= 0, topP > 0, topP <= 1 else {
+      throw TamisError(.argument, "sampler: temperature is 0 to 1e6, top_k at least 0, top_p above 0 and up to 1")
+    }
+  }
 }
 
 package enum Sampler {
@@ -22,10 +28,7 @@ package enum Sampler {
   package static func next(
     _ context: Context, _ logits: UnsafeBufferPointer<Float>, _ options: SamplerOptions, draws: UInt64
   ) throws(TamisError) -> Int32 {
-    guard options.temperature >= 0, options.temperature <= 1e6, options.topK >= 0, options.topP > 0, options.topP <= 1
-    else {
-      throw TamisError(.argument, "sampler: temperature is 0 to 1e6, top_k at least 0, top_p above 0 and up to 1")
-    }
+    try options.check()
     guard logits.count <= Int(Int32.max) else { throw TamisError(.unsupported, "sampler: more than 2^31-1 logits") }
     guard let best = best(logits) else { throw TamisError(.argument, "sampler: no logit is a number above -infinity") }
     guard options.temperature > 0, logits[best] < .infinity else { return Int32(truncatingIfNeeded: best) }

@@ -243,6 +243,131 @@ static void sampling(void) {
   CHECK(token >= 0 && (uint32_t)token < info.vocabulary);
 }
 
+static void chat(void) {
+  int32_t tokens[4] = {-1, -1, -1, -1};
+  size_t count = 77;
+  const tamis_message good[] = {{TAMIS_ROLE_USER, "hi", 2, NULL, 0}};
+#define CHAT(of, turns, number, to, room, where) \
+  REFUSED(ARGUMENT, "tamis_model_chat", tamis_model_chat(of, turns, number, 1, to, room, where))
+  CHAT(NULL, good, 1, tokens, 4, &count);
+  CHAT(model, NULL, 1, tokens, 4, &count);
+  CHAT(model, (const tamis_message *)(const void *)odd, 1, tokens, 4, &count);
+  CHAT(model, good, 0, tokens, 4, &count);
+  CHAT(model, good, SIZE_MAX, tokens, 4, &count);
+  CHAT(model, good, 1, NULL, 4, &count);
+  CHAT(model, good, 1, tokens, SIZE_MAX, &count);
+  CHAT(model, good, 1, tokens, 4, NULL);
+  tamis_message bad[] = {{TAMIS_ROLE_USER, "hi", 2, NULL, 0}, {TAMIS_ROLE_ASSISTANT, "yes", 3, NULL, 0}};
+  CHAT(model, bad, 2, tokens, 4, &count); /* an answer without the reasoning that it follows from */
+  bad[0].role = 3;
+  CHAT(model, bad, 1, tokens, 4, &count);
+  bad[0].role = -1;
+  CHAT(model, bad, 1, tokens, 4, &count);
+  bad[0].role = TAMIS_ROLE_USER;
+  bad[0].content_bytes = SIZE_MAX;
+  CHAT(model, bad, 1, tokens, 4, &count);
+  bad[0].content = NULL;
+  bad[0].content_bytes = 1;
+  CHAT(model, bad, 1, tokens, 4, &count);
+#undef CHAT
+  CHECK(count == 77 && tokens[0] == -1);
+  CHECK_OK(tamis_model_chat(model, good, 1, 0, tokens, 4, &count));
+  CHECK(count > 4 && tokens[3] != -1);
+}
+
+/* ----------------------------------------------------------------------------------------------------- generation */
+
+static int32_t after_two(void *user, const tamis_generated *generated) {
+  CHECK(generated->text != NULL && strlen(generated->text) == generated->bytes);
+  ++*(int *)user;
+  return generated->tokens == 2;
+}
+
+static void generation(void) {
+  const int32_t good[] = {1, 2, 3}, outside[] = {1, (int32_t)info.vocabulary};
+  const int64_t before = length_of(seq);
+  tamis_generation *made = (tamis_generation *)&odd;
+  tamis_generated step = TAMIS_GENERATED_INIT;
+  int calls = 0;
+#define GENERATE(status, of, on, tokens, count, options)                                                     \
+  do {                                                                                                       \
+    REFUSED(status, "tamis_generation_create", tamis_generation_create(of, on, tokens, count, options, &made)); \
+    REFUSED(status, "tamis_model_generate", tamis_model_generate(of, on, tokens, count, options, NULL, NULL, &step)); \
+  } while (0)
+  GENERATE(ARGUMENT, NULL, seq, good, 3, NULL);
+  GENERATE(ARGUMENT, model, NULL, good, 3, NULL);
+  GENERATE(ARGUMENT, model, seq, NULL, 3, NULL);
+  GENERATE(ARGUMENT, model, seq, (const int32_t *)(const void *)odd, 3, NULL);
+  GENERATE(ARGUMENT, model, seq, good, 0, NULL);
+  GENERATE(ARGUMENT, model, seq, good, SIZE_MAX, NULL);
+  GENERATE(ARGUMENT, model, seq, outside, 2, NULL);
+  REFUSED(ARGUMENT, "tamis_generation_create", tamis_generation_create(model, seq, good, 3, NULL, NULL));
+  REFUSED(ARGUMENT, "tamis_model_generate", tamis_model_generate(model, seq, good, 3, NULL, NULL, NULL, NULL));
+  step.size = 3;
+  REFUSED(ARGUMENT, "tamis_model_generate", tamis_model_generate(model, seq, good, 3, NULL, NULL, NULL, &step));
+  step.size = sizeof step;
+
+  static char longest[70000];
+  memset(longest, 'a', sizeof longest - 1);
+  const char *const bad_texts[] = {NULL, "", "\xff", longest};
+  tamis_generate_options options = TAMIS_GENERATE_OPTIONS_INIT;
+  for (int i = 0; i < 4; i++) {
+    options.stop_texts = &bad_texts[i];
+    options.stop_text_count = 1;
+    GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  }
+  options.stop_text_count = SIZE_MAX;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  options.stop_text_count = 1;
+  options.stop_texts = NULL;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  options.stop_texts = (const char *const *)(const void *)odd;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  options.stop_text_count = 0;
+  options.stop_token_count = 1;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  options.stop_token_count = SIZE_MAX;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  options.stop_token_count = 0;
+  tamis_sampler_options sampler = TAMIS_SAMPLER_OPTIONS_INIT;
+  tamis_eval_options eval = TAMIS_EVAL_OPTIONS_INIT;
+  options.sampler = &sampler;
+  options.eval = &eval;
+  sampler.temperature = -1;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  sampler.temperature = 0;
+  eval.all_logits = 1;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  eval.all_logits = 0;
+  eval.attention = 7;
+  GENERATE(ARGUMENT, model, seq, good, 3, &options);
+  eval.attention = TAMIS_ATTENTION_SPARSE;
+  eval.selected = stop;
+  GENERATE(CANCELLED, model, seq, good, 3, &options);
+  eval = (tamis_eval_options)TAMIS_EVAL_OPTIONS_INIT;
+#undef GENERATE
+  CHECK(made == (tamis_generation *)&odd && length_of(seq) == before && step.tokens == 0);
+
+  options.ignore_end = 1;
+  CHECK_OK(tamis_model_generate(model, seq, good, 3, &options, after_two, &calls, &step));
+  CHECK(calls == 2 && step.tokens == 2 && step.stop == TAMIS_STOP_CALLER && step.text == NULL);
+  CHECK(length_of(seq) == before + 4);
+  options.max_tokens = 2;
+  CHECK_OK(tamis_generation_create(model, seq, good, 3, &options, &made));
+  REFUSED(ARGUMENT, "tamis_generation_next", tamis_generation_next(NULL, &step));
+  REFUSED(ARGUMENT, "tamis_generation_next", tamis_generation_next(made, NULL));
+  step.size = 12;
+  REFUSED(ARGUMENT, "tamis_generation_next", tamis_generation_next(made, &step));
+  step.size = sizeof step;
+  CHECK_OK(tamis_generation_next(made, &step));
+  CHECK(step.tokens == 1 && step.stop == TAMIS_STOP_NONE && strlen(step.text) == step.bytes);
+  CHECK_OK(tamis_generation_next(made, &step));
+  CHECK(step.stop == TAMIS_STOP_MAX_TOKENS);
+  REFUSED(ARGUMENT, "tamis_generation_next", tamis_generation_next(made, &step));
+  tamis_generation_free(made);
+  tamis_generation_free(NULL);
+}
+
 /* --------------------------------------------------------------------------------------------------------- traces */
 
 static void traces(void) {
@@ -348,6 +473,8 @@ int main(int count, char **arguments) {
   text();
   evaluation();
   sampling();
+  chat();
+  generation();
   traces();
   any_order(arguments[1]);
   free(logits);

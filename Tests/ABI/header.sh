@@ -20,7 +20,9 @@ uint32_t use(void) {
   tamis_tokenize_options tokenize = TAMIS_TOKENIZE_OPTIONS_INIT;
   tamis_eval_options eval = TAMIS_EVAL_OPTIONS_INIT;
   tamis_sampler_options sampler = TAMIS_SAMPLER_OPTIONS_INIT;
-  if (model.size + info.size + tokenize.size + eval.size + sampler.size == 0) return 0;
+  tamis_generate_options generate = TAMIS_GENERATE_OPTIONS_INIT;
+  tamis_generated generated = TAMIS_GENERATED_INIT;
+  if (model.size + info.size + tokenize.size + eval.size + sampler.size + generate.size + generated.size == 0) return 0;
   tamis_architecture architecture = TAMIS_ARCHITECTURE_INIT;
   tamis_machine_options machine = TAMIS_MACHINE_OPTIONS_INIT;
   tamis_request request = TAMIS_REQUEST_INIT;

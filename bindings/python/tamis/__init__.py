@@ -6,7 +6,9 @@ them are chosen exactly (`select`), and attention runs over those alone (`attend
         out = ctx.attend(q, latents, latents[..., :512], indices=chosen)
         print(ctx.counters("attend"))
 
-    model = tamis.Model("DeepSeek-V3.2")           # a checkpoint directory: tokenize, eval, ...
+    model = tamis.Model("DeepSeek-V3.2")                # a Hugging Face checkpoint directory
+    for text in model.generate("A tamis is"):
+        print(text, end="")
 
 `Context` has the operators as methods; the functions of this package are the same without a context: on the calling
 thread, not counted. `Cache` and `Sequence` keep keys in pages. include/tamis.h is the full contract.
@@ -16,7 +18,9 @@ from ._context import Context, Counters, Limits, Operators
 from ._errors import (ArgumentError, BudgetError, BusyError, CancelledError, Error, FileError, FormatError, FullError,
                       InternalError, OutOfMemoryError, UnsupportedError)
 from ._c import version as _version
-from ._model import Model, ModelInfo, Trace, sample
+from ._evaluate import Trace, sample
+from ._generate import Generation
+from ._model import Model, ModelInfo
 from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
 from ._tensors import Quantized
 
@@ -34,8 +38,8 @@ project = _unmetered.project
 
 __all__ = [
     "Architecture", "ArgumentError", "Bill", "BreakEven", "BudgetError", "BusyError", "Cache", "CancelledError",
-    "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "InternalError", "Limits",
-    "Machine", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction", "Prices", "Quantized", "Rows",
-    "Sequence", "Trace", "UnsupportedError", "attend", "dequantize", "index_scores", "merge", "predict", "project",
-    "quantize", "sample", "select", "topk",
+    "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "Generation",
+    "InternalError", "Limits", "Machine", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction",
+    "Prices", "Quantized", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
+    "index_scores", "merge", "predict", "project", "quantize", "sample", "select", "topk",
 ]

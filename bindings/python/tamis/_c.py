@@ -156,6 +156,31 @@ class SamplerOptions(Sized):  # struct tamis_sampler_options
                 ("seed", c_uint64)]
 
 
+ROLE = {"ROLE_SYSTEM": 0, "ROLE_USER": 1, "ROLE_ASSISTANT": 2}
+STOP = {"STOP_NONE": 0, "STOP_END_TOKEN": 1, "STOP_TEXT": 2, "STOP_MAX_TOKENS": 3, "STOP_FULL": 4, "STOP_CALLER": 5}
+
+
+class Message(Structure):  # struct tamis_message
+    _fields_ = [("role", c_int32), ("content", c_char_p), ("content_bytes", c_size_t), ("reasoning", c_char_p),
+                ("reasoning_bytes", c_size_t)]
+
+
+class GenerateOptions(Sized):  # struct tamis_generate_options
+    _fields_ = [("size", c_uint32), ("max_tokens", c_uint32), ("sampler", POINTER(SamplerOptions)),
+                ("eval", POINTER(EvalOptions)), ("stop_tokens", POINTER(c_int32)), ("stop_token_count", c_size_t),
+                ("stop_texts", POINTER(c_char_p)), ("stop_text_count", c_size_t), ("ignore_end", c_uint32)]
+
+
+class Generated(Sized):  # struct tamis_generated
+    _fields_ = [("size", c_uint32), ("token", c_int32), ("text", c_void_p), ("bytes", c_size_t), ("stop", c_int32),
+                ("prompt_tokens", c_uint64), ("tokens", c_uint64), ("prefill_seconds", c_double),
+                ("decode_seconds", c_double)]
+
+
+# typedef int32_t (*tamis_on_token)(void *user, const tamis_generated *generated);
+OnToken = CFUNCTYPE(c_int32, c_void_p, POINTER(Generated))
+
+
 # ================================================ 7. Cost meter =================================================
 
 BASIS = {"BASIS_NONE": 0, "BASIS_MEASURED": 1, "BASIS_CALIBRATED": 2, "BASIS_ANALYTIC": 3}
@@ -384,6 +409,28 @@ trace_read = bind("tamis_trace_read", status, c_void_p, POINTER(c_double), POINT
 
 # tamis_status tamis_trace_clear(tamis_trace *trace);
 trace_clear = bind("tamis_trace_clear", status, c_void_p)
+
+# tamis_status tamis_model_chat(tamis_model *model, const tamis_message *messages, size_t count, uint32_t
+#     thinking, int32_t *tokens, size_t capacity, size_t *token_count);
+model_chat = bind("tamis_model_chat", status, c_void_p, POINTER(Message), c_size_t, c_uint32, POINTER(c_int32),
+                  c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_generation_create(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+#     const tamis_generate_options *options, tamis_generation **generation);
+generation_create = bind("tamis_generation_create", status, c_void_p, c_void_p, POINTER(c_int32), c_size_t,
+                         POINTER(GenerateOptions), POINTER(c_void_p))
+
+# void tamis_generation_free(tamis_generation *generation);
+generation_free = bind("tamis_generation_free", None, c_void_p)
+
+# tamis_status tamis_generation_next(tamis_generation *generation, tamis_generated *generated);
+generation_next = bind("tamis_generation_next", status, c_void_p, POINTER(Generated))
+
+# tamis_status tamis_model_generate(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+#     const tamis_generate_options *options, tamis_on_token on_token, void *user, tamis_generated *generated);
+model_generate = bind("tamis_model_generate", status, c_void_p, c_void_p, POINTER(c_int32), c_size_t,
+                      POINTER(GenerateOptions), OnToken, c_void_p, POINTER(Generated))
+
 # tamis_status tamis_machine_measure(tamis_ctx *ctx, const tamis_machine_options *options, tamis_machine **machine);
 machine_measure = bind("tamis_machine_measure", status, c_void_p, POINTER(MachineOptions), POINTER(c_void_p))
 

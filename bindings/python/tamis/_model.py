@@ -5,19 +5,20 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence as Many
+from collections.abc import Callable, Mapping, Sequence as Many
 from typing import Any
 
 import numpy as np
 
 from . import _c
 from ._cache import Cache, Sequence, token_ids
-from ._context import INT32, UINT32, UINT64, Context, Handle, Owner, new_or
+from ._context import UINT32, Context, Handle, Owner, new_or
 from ._errors import wrong
+from ._evaluate import Options, Trace, as_tokens, int32s, sampler
+from ._generate import Generation, messages
 from ._tensors import integer, tensor
 
 DTYPE_NAMES = {number: name.lower() for name, number in _c.DTYPE.items()}
-ATTENTION = {name[10:].lower(): number for name, number in _c.ATTENTION.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,45 +46,6 @@ class ModelInfo:
     parameters: int
     active_parameters: int
     weight_bytes: int
-
-
-class Trace(Owner):
-    """Where answers look: the attention mass that traced tokens give to spans of positions, summed over tokens and
-    layers. A token gives 1 in each layer, in and outside the spans together.
-
-    ctx: whose memory it uses. spans: [(begin, end), ...] of positions, ascending and disjoint.
-    layers: 0: summed over layers; the model's number of layers: a line for each.
-    """
-
-    def __init__(self, ctx: Context, spans: Any, *, layers: int = 0):
-        self._handle = None
-        bounds = np.ascontiguousarray(spans, np.int64)
-        if bounds.ndim != 2 or bounds.shape[1] != 2 or not len(bounds):
-            raise wrong(f"spans: has shape {list(bounds.shape)}, expected [n, 2], a begin and an end for each")
-        pointer = bounds.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
-        home, lines = ctx._open(), integer(layers, "layers", 0, UINT32)
-        self._handle = Handle(
-            _c.trace_free, lambda made: _c.trace_create(home.pointer, pointer, len(bounds), lines, made), home)
-        self._shape = (layers, len(bounds)) if layers else (len(bounds),)
-
-    @property
-    def mass(self) -> np.ndarray:
-        """float64 [spans], or [layers, spans]: sums of all calls so far."""
-        handle, mass = self._open(), np.empty(self._shape)
-        _c.trace_read(handle.pointer, mass.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), None)
-        return mass
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens gave it."""
-        handle, tokens = self._open(), ctypes.c_uint64()
-        _c.trace_read(handle.pointer, None, tokens)
-        return tokens.value
-
-    def clear(self) -> None:
-        """Forgets what was traced."""
-        handle = self._open()
-        _c.trace_clear(handle.pointer)
 
 
 class Model(Owner):
@@ -191,96 +153,54 @@ class Model(Owner):
             raise wrong(f"tokens: has {len(pieces)} arrays for {len(seqs)} sequences")
         ids = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
         counts = np.array([len(piece) for piece in pieces], np.int32)
-        with Options(attention, top_k, selected, trace, len(seqs), all_logits=logits == "all") as options:
-            if logits is not None:
-                rows = len(ids) if logits == "all" else len(seqs)
-                out = new_or(out, (rows, self.info.vocabulary))
-            pointers = (ctypes.c_void_p * len(seqs))(*(seq.pointer for seq in seqs))
-            options.run(lambda: _c.model_eval(
-                handle.pointer, pointers, int32s(ids), int32s(counts), len(seqs), options.c,
-                None if logits is None else tensor(out, "out", True)))
+        options = Options({"attention": attention, "top_k": top_k, "selected": selected, "trace": trace}, len(seqs),
+                          all_logits=logits == "all")
+        if logits is not None:
+            out = new_or(out, (len(ids) if logits == "all" else len(seqs), self.info.vocabulary))
+        pointers = (ctypes.c_void_p * len(seqs))(*(seq.pointer for seq in seqs))
+        options.run(lambda: _c.model_eval(
+            handle.pointer, pointers, int32s(ids), int32s(counts), len(seqs), options.c,
+            None if logits is None else tensor(out, "out", True)))
         return out
 
+    # Generation
 
-class Options:
-    """The tamis_eval_options of a call, what keeps them alive, and the exception of a callback."""
+    def generate(self, prompt: str | bytes | Any, *, sequence: Sequence | None = None, max_tokens: int = 0,
+                 temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, stop: str | Many[str] = (),
+                 stop_tokens: Any = (), ignore_end: bool = False, evaluation: Mapping[str, Any] | None = None
+                 ) -> Generation:
+        """Continues a prompt, a text or token ids of at least one token; iterating over the result gives pieces of text.
 
-    def __init__(self, attention: str, top_k: int, selected: Any, trace: Any, count: int, all_logits: bool = False):
-        if attention not in ATTENTION:
-            raise wrong(f"attention: {attention!r} is not one of {', '.join(ATTENTION)}")
-        fields: dict[str, Any] = {"attention": ATTENTION[attention], "top_k": integer(top_k, "top_k", 0, UINT32),
-                                  "all_logits": all_logits}
-        self._failure: BaseException | None = None
-        self._held: list[Any] = []
-        if selected is not None:
-            fields["selected"] = _c.Selected(self._hook(selected))
-        if trace is not None:
-            traces = [trace] if isinstance(trace, Trace) else list(trace)
-            if len(traces) != count:
-                raise wrong(f"trace: has {len(traces)} entries for {count} sequences")
-            self._held = [None if one is None else one._open() for one in traces]
-            fields["traces"] = (ctypes.c_void_p * count)(*(one and one.pointer for one in self._held))
-        self.c = _c.EvalOptions(**fields)
+            for piece in model.generate("def fibonacci(n):", max_tokens=64):
+                print(piece, end="", flush=True)
 
-    def __enter__(self) -> Options:
-        return self
+        sequence: what comes before the prompt; None: nothing, in a cache of its own.
+        max_tokens: 0: as many as the model has positions for.
+        temperature 0: the best token each time; else drawn from the top_k best (0: all) that reach probability top_p
+            together. The same prompt, options and seed: the same tokens.
+        stop: texts that end it and are not handed out. stop_tokens: ids that end it, beside the model's own end
+            tokens, which ignore_end switches off.
+        evaluation: `attention`, `top_k`, `selected`, `trace` as in `eval`.
+        """
+        if isinstance(prompt, (str, bytes)):
+            prompt = self.tokenize(prompt)
+        return Generation(self, prompt, sequence, max_tokens, sampler(temperature, top_k, top_p, seed), stop,
+                          stop_tokens, ignore_end, evaluation or {})
 
-    def __exit__(self, *_: object) -> None:
-        self._held = []
+    def chat(self, turns: Many[Mapping[str, Any]], *, thinking: bool = False) -> np.ndarray:
+        """A conversation as the prompt that a deepseek_v32 model answers. -> int32 [n], begin mark included
 
-    def _hook(self, selected: Callable[[int, int, int, np.ndarray], Any]) -> Callable[..., int]:
-        def called(_user: Any, layer: int, number: int, first: int, rows: int, k: int, indices: Any) -> int:
-            try:
-                selected(layer, number, first, np.ctypeslib.as_array(indices, (rows, k)))
-            except BaseException as failure:  # noqa: BLE001 - it goes on behind the C call
-                self._failure = failure
-                return 1
-            return 0
-        return called
-
-    def run(self, call: Callable[[], Any]) -> Any:
-        """The call; an exception of a callback takes the place of its own."""
-        try:
-            return call()
-        except BaseException:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure from None
-            raise
-
-
-def sample(logits: Any, *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
-           draws: int = 0, ctx: Context | None = None) -> int:
-    """A token drawn from logits float32 [vocabulary]: a pure function of the arguments. temperature 0: the best.
-    draws: how many tokens were drawn with this seed before."""
-    token = ctypes.c_int32()
-    handle = None if ctx is None else ctx._open()
-    _c.sample(handle and handle.pointer, tensor(logits, "logits"), sampler(temperature, top_k, top_p, seed),
-              integer(draws, "draws", 0, UINT64), token)
-    return token.value
-
-
-def sampler(temperature: float, top_k: int, top_p: float, seed: int) -> _c.SamplerOptions:
-    """tamis_sampler_options; a top_p of 0, which would mean its default there, is refused here."""
-    if not 0 < top_p <= 1:
-        raise wrong(f"top_p: is {top_p}, expected above 0 and up to 1")
-    return _c.SamplerOptions(temperature=temperature, top_k=integer(top_k, "top_k", 0, UINT32), top_p=top_p,
-                             seed=integer(seed, "seed", 0, UINT64))
-
-
-def as_tokens(tokens: Any) -> np.ndarray:
-    """Token ids as int32 [n]: one integer, a list of them, or an integer array of any width."""
-    ids = np.atleast_1d(np.asarray(tokens))
-    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
-        raise wrong(f"tokens: is {ids.dtype} {list(ids.shape)}, expected integers [n]")
-    if len(ids) and not -INT32 - 1 <= int(ids.min()) <= int(ids.max()) <= INT32:
-        raise wrong("tokens: an id is beyond 32 bits")
-    return np.ascontiguousarray(ids, np.int32)
-
-
-def int32s(array: np.ndarray) -> Any:
-    """The array as int32_t *."""
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        turns: [{"role": "system", "user" or "assistant", "content": text}, ...]; an assistant's turn of a thinking
+        conversation has "reasoning_content" too. thinking: the model is to think before it answers. Special tokens
+        written in a content are those tokens.
+        """
+        handle, made, count = self._open(), messages(turns), ctypes.c_size_t()
+        tokens = np.empty(256, np.int32)
+        while True:
+            _c.model_chat(handle.pointer, made, len(made), bool(thinking), int32s(tokens), len(tokens), count)
+            if count.value <= len(tokens):
+                return tokens[:count.value].copy()
+            tokens = np.empty(count.value, np.int32)
 
 
 def rows_of(out: Any) -> Any:

@@ -19,16 +19,18 @@ STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_counters": _c.Counters, "tamis_limits": _c.Limits,
            "tamis_model_options": _c.ModelOptions, "tamis_model_info": _c.ModelInfo,
            "tamis_tokenize_options": _c.TokenizeOptions, "tamis_eval_options": _c.EvalOptions,
-           "tamis_sampler_options": _c.SamplerOptions,
+           "tamis_sampler_options": _c.SamplerOptions, "tamis_message": _c.Message,
+           "tamis_generate_options": _c.GenerateOptions, "tamis_generated": _c.Generated,
            "tamis_architecture": _c.Architecture, "tamis_machine_options": _c.MachineOptions,
            "tamis_request": _c.Request, "tamis_prediction": _c.Prediction, "tamis_price_tier": _c.PriceTier,
            "tamis_prices_options": _c.PricesOptions, "tamis_cost": _c.Cost, "tamis_bill": _c.Bill}
-TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION, _c.BASIS, _c.MODE, _c.PHASE, _c.BREAK_EVEN, _c.BILL)
-HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace", "tamis_machine", "tamis_prices",
-           "tamis_meter")
+TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION, _c.ROLE, _c.STOP, _c.BASIS, _c.MODE, _c.PHASE,
+          _c.BREAK_EVEN, _c.BILL)
+HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace", "tamis_generation", "tamis_machine",
+           "tamis_prices", "tamis_meter")
 SCALARS = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "tamis_status": ctypes.c_int32,
            "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t,
-           "double": ctypes.c_double, **STRUCTS}
+           "double": ctypes.c_double, "tamis_on_token": _c.OnToken, **STRUCTS}
 
 
 def expected_type(declared):
@@ -38,7 +40,7 @@ def expected_type(declared):
     if name == "char":
         return ctypes.c_char_p
     if name == "void":
-        return None
+        return ctypes.c_void_p if depth else None
     if name in HANDLES:
         return ctypes.c_void_p if depth == 1 else ctypes.POINTER(ctypes.c_void_p)
     return ctypes.POINTER(SCALARS[name]) if depth else SCALARS[name]

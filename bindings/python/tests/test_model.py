@@ -241,3 +241,152 @@ def test_one_model_many_threads(model, prompt):
     for thread in threads:
         thread.join()
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+# Generation
+
+
+def greedy(model, prompt, count):
+    """The same without tamis's own loop."""
+    with model.cache() as cache, cache.sequence() as sequence:
+        logits, tokens = model.eval(sequence, prompt), []
+        while len(tokens) < count:
+            tokens.append(int(logits.argmax()))
+            logits = model.eval(sequence, tokens[-1])
+    return tokens
+
+
+def test_generate_is_eval_and_sample(model):
+    prompt = model.tokenize("import os\n\ndef ")
+    expected = greedy(model, prompt, 30)
+    made = model.generate(prompt, max_tokens=30, ignore_end=True)
+    pieces = list(made)
+    assert made.tokens == expected and made.stop == "max_tokens"
+    assert "".join(pieces) == made.text == model.detokenize(expected, skip_special=True)
+    assert made.prompt_tokens == len(prompt) and len(made.sequence) == len(prompt) + 29
+    assert made.prefill_seconds > 0 and made.decode_seconds > 0
+    assert list(made) == []  # it has ended
+    drawn = [model.generate(prompt, max_tokens=20, temperature=2.0, seed=seed).finish() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_generate_continues_a_sequence(model):
+    first, rest = model.tokenize("import os\n\n"), model.tokenize("def ")
+    with model.cache() as cache:
+        sequence = cache.sequence()
+        model.eval(sequence, first, logits=None)
+        made = model.generate(rest, sequence=sequence, max_tokens=5)
+        made.finish()
+        whole = model.generate(np.concatenate([first, rest]), max_tokens=5)
+        assert whole.finish() == made.text and made.tokens == whole.tokens
+        whole_text = np.concatenate([first, rest, made.tokens]).astype(np.int32)
+        assert len(cache.match(whole_text)) == len(first) + len(rest) + 4
+
+
+def test_stop_texts_are_not_handed_out(model):
+    prompt = model.tokenize("def f(self):\n")
+    full = model.generate(prompt, max_tokens=60, temperature=1.0, seed=3, ignore_end=True)
+    text = full.finish()
+    assert len(text) > 20
+    for begin, length in [(4, 3), (7, 1), (2, 9), (15, 4)]:
+        stop = text[begin:begin + length]
+        at = text.index(stop)
+        made = model.generate(prompt, max_tokens=60, temperature=1.0, seed=3, ignore_end=True, stop=["never this", stop])
+        pieces = list(made)
+        assert "".join(pieces) == text[:at] and made.stop == "text"
+        assert made.tokens == full.tokens[:len(made.tokens)]
+    # What only begins like a stop text is handed out in the end.
+    made = model.generate(prompt, max_tokens=60, temperature=1.0, seed=3, ignore_end=True, stop=[text[-3:] + "\u2603"])
+    assert made.finish() == text
+
+
+def test_stop_tokens(model):
+    prompt = model.tokenize("def f(self):\n")
+    full = model.generate(prompt, max_tokens=40, temperature=1.0, seed=3, ignore_end=True)
+    full.finish()
+    stop = full.tokens[10]
+    made = model.generate(prompt, max_tokens=40, temperature=1.0, seed=3, ignore_end=True, stop_tokens=[stop])
+    assert made.finish() == model.detokenize(made.tokens[:-1], skip_special=True)
+    assert made.stop == "end_token" and made.tokens == full.tokens[:full.tokens.index(stop) + 1]
+
+
+def test_only_whole_characters(model):
+    made = model.generate([0], max_tokens=400, temperature=1e6, seed=9, ignore_end=True)
+    pieces = list(made)
+    raw = b"".join(model.token_bytes([t], skip_special=True) for t in made.tokens)
+    assert "".join(pieces) == raw.decode("utf-8", "replace")
+    assert any(len(model.token_bytes([t])) == 1 and model.token_bytes([t])[0] >= 0x80 for t in made.tokens)
+
+
+def test_generation_stops_at_the_last_position(model):
+    with model.cache() as cache:
+        sequence = cache.sequence()
+        model.eval(sequence, np.resize(model.tokenize("import os\n"), model.info.max_tokens - 3), logits=None)
+        made = model.generate([5], sequence=sequence, ignore_end=True)
+        made.finish()
+        assert made.stop == "full" and len(made.tokens) == 3 and len(sequence) == model.info.max_tokens
+
+
+def test_a_generation_survives_a_failure(model):
+    prompt = model.tokenize("import os\n\ndef ")
+    expected = greedy(model, prompt, 12)
+    fails = []
+
+    def sometimes(*_):
+        if len(fails) < 3:
+            fails.append(1)
+            raise RuntimeError("not now")
+
+    with model.cache() as cache:
+        sequence = cache.sequence()
+        with pytest.raises(RuntimeError):
+            model.generate(prompt, sequence=sequence, evaluation={"attention": "sparse", "selected": sometimes})
+        assert len(sequence) == 0
+        fails.extend([1, 1])
+        made = model.generate(prompt, sequence=sequence, max_tokens=12, ignore_end=True,
+                              evaluation={"attention": "sparse", "selected": sometimes})
+        next(made)
+        fails.clear()
+        failures = 0
+        while made.stop is None:
+            try:
+                next(made, None)
+            except RuntimeError:
+                failures += 1
+        assert failures == 3 and made.tokens == expected
+        made = model.generate(prompt, sequence=cache.sequence(), max_tokens=5)
+        next(made)
+        made.sequence.truncate(2)
+        with pytest.raises(tamis.ArgumentError, match="sequence"):
+            made.finish()
+
+
+def test_a_generation_is_traced(model):
+    prompt = model.tokenize("import os\n\ndef ")
+    with tamis.Trace(model.ctx, [(0, len(prompt))]) as trace:
+        model.generate(prompt, max_tokens=6, ignore_end=True, evaluation={"trace": trace}).finish()
+        assert trace.tokens == len(prompt) + 5
+        assert 0 < trace.mass[0] <= model.info.layers * trace.tokens * 1.001
+
+
+def test_chat(model):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "naïve?"}]
+    begin, user, assistant = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
+    text = model.detokenize(model.chat(turns))
+    assert text == f"{begin}Be brief.{user}naïve?{assistant}</think>"
+    assert model.detokenize(model.chat(turns, thinking=True)).endswith("<think>")
+    long = [{"role": "user", "content": "word " * 1000}]
+    assert model.detokenize(model.chat(long)).count("word") == 1000
+    for wrong in ([], [{"role": "tool", "content": ""}], [{"role": "user", "content": "", "tool_calls": []}],
+                  [turns[1], {"role": "assistant", "content": "yes"}]):
+        with pytest.raises(tamis.ArgumentError):
+            model.chat(wrong, thinking=True)
+
+
+def test_generate_refuses(model):
+    for wrong in ({"prompt": ""}, {"prompt": [5000]}, {"prompt": "a", "stop": [""]}, {"prompt": "a", "stop": ["\0"]},
+                  {"prompt": "a", "temperature": -1}, {"prompt": "a", "max_tokens": -1},
+                  {"prompt": "a", "evaluation": {"attention": "lazy"}}, {"prompt": "a", "evaluation": {"typo": 1}},
+                  {"prompt": "a", "stop": ["x"] * 257}):
+        with pytest.raises(tamis.ArgumentError):
+            model.generate(**wrong)

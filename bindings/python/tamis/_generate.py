@@ -1,0 +1,111 @@
+"""Text from models, as an iterator. Owns the handle of a generation and the options it needs while it lives; choosing,
+stopping and holding back what is not certain yet are the C library's."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence as Many
+from typing import TYPE_CHECKING, Any
+
+from . import _c
+from ._cache import Sequence
+from ._context import UINT32, Handle, Owner
+from ._errors import wrong
+from ._evaluate import Options, as_tokens, int32s
+from ._tensors import integer
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+STOP = {number: name[5:].lower() for name, number in _c.STOP.items()}
+ROLES = {name[5:].lower(): number for name, number in _c.ROLE.items()}
+
+
+class Generation(Owner, Iterator[str]):
+    """A text in the making: iterating gives its pieces, whole characters, as soon as they are certain (`Model.generate`
+    makes one). An iteration that was ended early can be taken up again, also after an exception of memory, budget or
+    cancel.
+
+    tokens: ids chosen so far, the end token included. stop: None while it goes on, else "end_token", "text",
+    "max_tokens" or "full". prompt_tokens, prefill_seconds, decode_seconds. sequence: where it lies; afterwards it
+    holds the prompt and the tokens without the last one.
+    """
+
+    def __init__(self, model: Model, prompt: Any, sequence: Sequence | None, max_tokens: int, sampling: _c.SamplerOptions,
+                 stop: Many[str], stop_tokens: Any, ignore_end: bool, evaluation: Mapping[str, Any]):
+        self._handle = None
+        self.tokens: list[int] = []
+        self.stop: str | None = None
+        self.sequence = model.cache().sequence() if sequence is None else sequence
+        self._text: list[str] = []
+        self._evaluation = Options(evaluation, 1)
+        ids, ends = as_tokens(prompt), as_tokens(stop_tokens)
+        texts = [stop] if isinstance(stop, str) else list(stop)
+        if any("\0" in text for text in texts):
+            raise wrong("stop: a text contains a zero character")
+        options = _c.GenerateOptions(
+            max_tokens=integer(max_tokens, "max_tokens", 0, UINT32), sampler=ctypes.pointer(sampling),
+            eval=ctypes.pointer(self._evaluation.c), stop_tokens=int32s(ends), stop_token_count=len(ends),
+            stop_texts=(ctypes.c_char_p * len(texts))(*(text.encode() for text in texts)),
+            stop_text_count=len(texts), ignore_end=bool(ignore_end))
+        home, seq = model._open(), self.sequence._open()
+        self._evaluation.run(lambda: self._create(home, seq, ids, options))
+        self._step = _c.Generated(prompt_tokens=len(ids))
+
+    def _create(self, home: Handle, seq: Handle, ids: Any, options: _c.GenerateOptions) -> None:
+        self._handle = Handle(
+            _c.generation_free,
+            lambda made: _c.generation_create(home.pointer, seq.pointer, int32s(ids), len(ids), options, made),
+            home, seq, self._evaluation)
+
+    def __next__(self) -> str:
+        while self.stop is None:
+            handle, step = self._open(), self._step
+            self._evaluation.run(lambda: _c.generation_next(handle.pointer, step))
+            if step.token >= 0:
+                self.tokens.append(step.token)
+            text = ctypes.string_at(step.text, step.bytes).decode() if step.bytes else ""
+            if step.stop != _c.STOP["STOP_NONE"]:
+                self.stop = STOP[step.stop]
+            if text:
+                self._text.append(text)
+                return text
+        raise StopIteration
+
+    @property
+    def text(self) -> str:
+        """What was handed out so far."""
+        return "".join(self._text)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._step.prompt_tokens
+
+    @property
+    def prefill_seconds(self) -> float:
+        return self._step.prefill_seconds
+
+    @property
+    def decode_seconds(self) -> float:
+        return self._step.decode_seconds
+
+    def finish(self) -> str:
+        """The whole text, made to its end."""
+        for _ in self:
+            pass
+        return self.text
+
+
+def messages(turns: Many[Mapping[str, Any]]) -> Any:
+    """[{"role": ..., "content": ..., "reasoning_content": ...}, ...] as tamis_message [n]; it keeps the texts alive."""
+    made = (_c.Message * len(turns))()
+    for message, turn in zip(made, turns):
+        role, content, reasoning = turn.get("role"), turn.get("content") or "", turn.get("reasoning_content") or ""
+        if role not in ROLES:
+            raise wrong(f"messages: role {role!r} is not one of {', '.join(ROLES)}")
+        unknown = set(turn) - {"role", "content", "reasoning_content"}
+        if unknown:
+            raise wrong(f"messages: {', '.join(sorted(unknown))} is not covered (no tools)")
+        message.role = ROLES[role]
+        message.content, message.reasoning = content.encode(), reasoning.encode()
+        message.content_bytes, message.reasoning_bytes = len(content.encode()), len(reasoning.encode())
+    return made
