@@ -92,7 +92,7 @@ struct Step {
   private func addToHidden() {
     let width = config.hidden
     forRows { row in
-      for i in row &* width..<(row &+ 1) &* width { space.hidden[i] += space.added[i] }
+      for i in Range(uncheckedBounds: (row &* width, (row &+ 1) &* width)) { space.hidden[i] += space.added[i] }
     }
   }
 
@@ -133,7 +133,7 @@ struct Step {
       Normalise.rms(
         key, gain: weights.keyNorm, epsilon: ModelConfig.latentEpsilon, count: config.latent, to: key)
       space.rotary.rotate(key + config.latent, row: row, interleaved: true)
-      for head in 0..<config.heads {
+      for head in Range(uncheckedBounds: (0, config.heads)) {
         let at = row &* config.heads &+ head
         let rope = space.absorbed + (at &* config.keyDim &+ config.latent)
         rope.update(from: space.query + (at &* config.queryDim &+ config.nope), count: config.rope)
@@ -185,7 +185,7 @@ struct Step {
         [segment.sequence], rows: [Int32(truncatingIfNeeded: count)], layer: layer, shape,
         q: heads3(
           space.absorbed + first &* config.heads &* config.keyDim, config.heads, config.keyDim, rows: count),
-        indices: selected(first..<row),
+        indices: selected(Range(uncheckedBounds: (first, row))),
         lse: floatView(space.lse + first &* config.heads, rows: count, columns: config.heads)
       ) { _, keys, mass in trace.add(layer: layer, keys: keys, mass) }
     }
@@ -231,7 +231,7 @@ struct Step {
     guard let indices = try selected() else { return }
     let scale = 1 / (Float(index.heads) * Float(index.dim)).squareRoot()
     forRows { row in
-      for head in row &* index.heads..<(row &+ 1) &* index.heads {
+      for head in Range(uncheckedBounds: (row &* index.heads, (row &+ 1) &* index.heads)) {
         space.rotary.rotate(space.indexQuery + head &* index.dim, row: row, interleaved: index.interleaved)
         space.indexWeights[head] *= scale
       }
@@ -258,7 +258,7 @@ struct Step {
   /// [rows, k], or nil: dense.
   private func selected(_ range: Range<Int>? = nil) throws(TamisError) -> Tensor? {
     guard selects else { return nil }
-    let range = range ?? 0..<rows
+    let range = range ?? Range(uncheckedBounds: (0, rows))
     return try floatView(space.indices + range.lowerBound &* choice.k, .i32, rows: range.count, columns: choice.k)
   }
 

@@ -18,9 +18,14 @@ extension Step {
     }
   }
 
+  /// The choices of a row, in ascending order of the expert.
+  private func places(_ row: Int, _ experts: ModelConfig.Experts) -> Range<Int> {
+    Range(uncheckedBounds: (row &* experts.perToken, (row &+ 1) &* experts.perToken))
+  }
+
   /// gate = silu(gate) * up
   private func gate(_ first: Int, _ width: Int) {
-    for i in first..<first &+ width {
+    for i in Range(uncheckedBounds: (first, first &+ width)) {
       let gate = space.gate[i]
       space.gate[i] = gate * sigmoid(gate) * space.up[i]
     }
@@ -49,19 +54,21 @@ extension Step {
 
   /// Gives every (row, chosen expert) its slot; returns the slot behind each expert's last.
   private func fillSlots(_ experts: ModelConfig.Experts) -> [Int] {
+    let places = Range(uncheckedBounds: (0, rows &* experts.perToken))
     var ends = Array(repeating: 0, count: experts.routed)
-    let places = rows &* experts.perToken
-    for place in 0..<places { ends[Int(space.chosen[place])] &+= 1 }
-    var begin = 0
-    for expert in ends.indices {
-      let count = ends[expert]
-      ends[expert] = begin
-      begin &+= count
-    }
-    for place in 0..<places {
-      let expert = Int(space.chosen[place])
-      space.slots[place] = Int32(truncatingIfNeeded: ends[expert])
-      ends[expert] &+= 1
+    ends.withUnsafeMutableBufferPointer { ends in
+      for place in places { ends[Int(space.chosen[place])] &+= 1 }
+      var begin = 0
+      for expert in ends.indices {
+        let count = ends[expert]
+        ends[expert] = begin
+        begin &+= count
+      }
+      for place in places {
+        let expert = Int(space.chosen[place])
+        space.slots[place] = Int32(truncatingIfNeeded: ends[expert])
+        ends[expert] &+= 1
+      }
     }
     return ends
   }
@@ -71,7 +78,7 @@ extension Step {
   ) throws(TamisError) {
     let (hidden, width) = (config.hidden, experts.intermediate)
     forRows { row in
-      for place in row &* experts.perToken..<(row &+ 1) &* experts.perToken {
+      for place in places(row, experts) {
         (space.gathered + Int(space.slots[place]) &* hidden).update(from: space.normed + row &* hidden, count: hidden)
       }
     }
@@ -91,7 +98,7 @@ extension Step {
     try Project.run(context, inner)
     forRows { row in
       gate(row &* experts.sharedIntermediate, experts.sharedIntermediate)
-      for place in row &* experts.perToken..<(row &+ 1) &* experts.perToken {
+      for place in places(row, experts) {
         gate(routed &+ Int(space.slots[place]) &* width, width)
       }
     }
@@ -103,11 +110,10 @@ extension Step {
     let width = config.hidden
     let to = space.added + row &* width
     if !hasShared { to.update(repeating: 0, count: width) }
-    // Chosen experts are in ascending order.
-    for place in row &* experts.perToken..<(row &+ 1) &* experts.perToken {
+    for place in places(row, experts) {
       let weight = space.weights[place]
       let from = space.expertOut + Int(space.slots[place]) &* width
-      for column in 0..<width { to[column] += weight * from[column] }
+      for column in Range(uncheckedBounds: (0, width)) { to[column] += weight * from[column] }
     }
   }
 }

@@ -62,14 +62,10 @@ final class Workspace {
     self.context = context
     self.scratch = scratch
     self.rows = rows
-    var next = 0
-    func floats() -> Floats {
-      next &+= 1
-      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Float.self)
-    }
+    var next = offsets.makeIterator()
+    func floats() -> Floats { (scratch.pointer + (next.next() ?? 0)).assumingMemoryBound(to: Float.self) }
     func integers() -> UnsafeMutablePointer<Int32> {
-      next &+= 1
-      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Int32.self)
+      (scratch.pointer + (next.next() ?? 0)).assumingMemoryBound(to: Int32.self)
     }
     hidden = floats()
     normed = floats()

@@ -49,11 +49,14 @@ package enum Project {
     let scratch = try context.borrowScratch(bytes: plan.scratchBytes)
     defer { context.returnScratch(scratch) }
     let token = context.beginCall()
-    let work = ProjectWork(context: context, plan: plan, scratch: scratch.pointer)
-    var others = work.convert()
-    others &+= context.parallel(count: plan.items, workers: plan.workers) { item, worker in
-      guard !context.cancelled(token) else { return }
-      work.run(item: item, worker: worker)
+    let others = plan.parts.withUnsafeBufferPointer { parts in
+      let work = ProjectWork(context: context, plan: plan, parts: parts, scratch: scratch.pointer)
+      let others = work.convert()
+      return others
+        &+ context.parallel(count: plan.items, workers: plan.workers) { item, worker in
+          guard !context.cancelled(token) else { return }
+          work.run(item: item, worker: worker)
+        }
     }
     try context.checkCancelled(token)
     context.counters.add(
@@ -104,7 +107,8 @@ private struct ProjectPart {
     let expands = product.weight.dtype != direct
     var block = ProjectPart.blockOutputs
     if !expands, rows <= ProjectPart.fewRows {
-      block = max(block, outputs / (2 &* context.threads) / block &* block)
+      let shares = max(1, 2 &* context.threads)
+      block = max(block, outputs / shares / block &* block)
     }
     blockOutputs = block
     items = rows == 0 ? 0 : (outputs &+ block &- 1) / block
@@ -161,6 +165,7 @@ private struct ProjectPlan {
 private struct ProjectWork {
   let context: Context
   let plan: ProjectPlan
+  let parts: UnsafeBufferPointer<ProjectPart>
   let scratch: UnsafeMutableRawPointer
 
   /// Numbers whose conversion is worth a thread of its own.
@@ -175,7 +180,7 @@ private struct ProjectWork {
   func convert() -> UInt64 {
     var others: UInt64 = 0
     var done = 0
-    for part in plan.parts {
+    for part in parts {
       guard let at = part.operandsAt, at >= done else { continue }
       done = at &+ part.rows &* part.rowBytes
       let workers = max(1, min(plan.workers, part.rows &* part.inputs / ProjectWork.grain))
@@ -208,12 +213,12 @@ private struct ProjectWork {
 
   func run(item: Int, worker: Int) {
     var low = 0
-    var high = plan.parts.count
+    var high = parts.count
     while high &- low > 1 {
-      let middle = (low &+ high) / 2
-      if plan.parts[middle].firstItem <= item { low = middle } else { high = middle }
+      let middle = (low &+ high) &>> 1
+      if parts[middle].firstItem <= item { low = middle } else { high = middle }
     }
-    run(plan.parts[low], block: item &- plan.parts[low].firstItem, memory(worker))
+    run(parts[low], block: item &- parts[low].firstItem, memory(worker))
   }
 
   private func run(_ part: ProjectPart, block: Int, _ memory: UnsafeMutableRawPointer) {
@@ -230,7 +235,7 @@ private struct ProjectWork {
       Int32(truncatingIfNeeded: part.rows), Int32(truncatingIfNeeded: count), Int32(truncatingIfNeeded: part.inputs),
       to.assumingMemoryBound(to: Float.self), toStride, memory + part.kernelAt)
     if straight { return }
-    for row in 0..<part.rows {
+    for row in Range(uncheckedBounds: (0, part.rows)) {
       storeFloats(
         (to + row &* toStride).assumingMemoryBound(to: Float.self), count, as: out.dtype,
         to: out.row(row) + first &* out.dtype.bytes, context.kernels)
@@ -244,7 +249,7 @@ private struct ProjectWork {
     let weight = part.product.weight
     let source = Rows(weight)
     if weight.dtype == part.direct { return (source.row(first), source.stride) }
-    for o in 0..<count {
+    for o in Range(uncheckedBounds: (0, count)) {
       let to = memory + (part.expandedAt &+ o &* part.rowBytes)
       if part.direct == .f32 {
         loadFloats(
