@@ -25,6 +25,9 @@ let package = Package(
     .target(name: "TamisFormats", dependencies: ["TamisRuntime", "CPCRE2"], swiftSettings: swift),
     .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"], swiftSettings: swift),
     .target(name: "TamisModel", dependencies: ["TamisCache", "TamisFormats"], swiftSettings: swift),
+    .target(
+      name: "TamisFit", dependencies: ["TamisKernels", "TamisRuntime", "TamisOperators", "TamisFormats"],
+      swiftSettings: swift),
     .target(name: "Tamis", dependencies: ["CTamis", "TamisMeter", "TamisModel"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
@@ -48,6 +51,7 @@ let package = Package(
     .testTarget(name: "MeterTests", dependencies: ["TamisMeter"]),
     .testTarget(name: "CacheTests", dependencies: ["TamisCache", "TamisReference", "TamisTestSupport"]),
     .testTarget(name: "ModelTests", dependencies: ["TamisModel"], exclude: ["Vectors"]),
+    .testTarget(name: "FitTests", dependencies: ["TamisFit", "TamisReference", "TamisTestSupport"]),
   ],
   cLanguageStandard: .gnu11
 )
