@@ -15,7 +15,7 @@
  *   - Arguments come in this order: the object, then inputs (const), then outputs.
  *   - The library never prints, exits, traps on bad input, reads the environment, changes signals or starts a
  *     thread before a call needs one.
- *   - *_create, *_fork and *_match make an object that you must *_free. *_free(NULL) does nothing. Objects may be
+ *   - *_create, *_fork, *_match and *_open make an object that you must *_free. *_free(NULL) does nothing. Objects may be
  *     freed in any order: a sequence keeps its cache alive, a cache its context.
  *   - Memory that you pass in stays yours and is used only during the call.
  *   - A context and a cache may be used from many threads at once; a sequence from one at a time (a second call
@@ -335,6 +335,48 @@ TAMIS_API tamis_status tamis_seq_select(tamis_seq *const *seqs, const int32_t *r
 TAMIS_API tamis_status tamis_seq_attend(tamis_seq *const *seqs, const int32_t *rows, size_t count, uint32_t layer,
                                         const tamis_tensor *q, const tamis_attend_options *options,
                                         const tamis_tensor *out, const tamis_tensor *lse);
+
+/* -- 4.1 Cache files ------------------------------------------------------------------------------------------ */
+
+/* A document is read once: its sequence is saved, and any process opens the file as a sequence whose pages are the
+ * file's, mapped read-only, shared and not copied. Appending to it, forking it and writing to it work as always: a page is
+ * copied into the cache when it is first written to. The mapping lives as long as a sequence holds a page of it.
+ * Pages in a file count neither in tamis_cache_bytes nor towards max_tokens and max_bytes.
+ * Format: docs/formats.md. Every release opens the files of every earlier one.
+ *
+ * What a file is trusted with: its header and tables are checked against their checksums before anything else, and
+ * every page against its own, unless you say otherwise. Replacing or deleting the file, by this library or by rename
+ * and unlink, does not disturb those who have it open. Whoever *shortens* it in place makes their next access to a
+ * mapped page beyond the new end a SIGBUS, and whoever *overwrites* it changes what they read: no program that maps
+ * files can prevent that. Keep cache files where only this library writes, or open them with `copy`.               */
+
+/* The first `length` tokens of seq (-1: all) as the file `path` (UTF-8), which is replaced if it exists. fingerprint
+ * [fingerprint_bytes], at most 4096 bytes, NULL when 0: says what made the rows (a hash of the model's weights and
+ * of its settings); a file opens only for the same bytes.
+ * All or nothing: written without a name in the same folder, flushed to the disk, then named, and the folder flushed; a
+ * process killed at any point leaves the old file or the new one. (File systems without nameless files: a killed process
+ * leaves "<path>.<number>.<number>.part" behind too.) The room is reserved first, so a full disk refuses early; a limit
+ * on file sizes (RLIMIT_FSIZE) is looked at, not run into. Calls in several processes may save the same path: the last wins.
+ * Errors: E_IO, E_MEMORY, E_BUDGET, E_CANCELLED. */
+TAMIS_API tamis_status tamis_seq_save(tamis_seq *seq, const char *path, const void *fingerprint,
+                                      size_t fingerprint_bytes, int64_t length);
+
+typedef struct tamis_open_options {
+  uint32_t size;
+  uint32_t copy;        /* non-zero: pages are read into memory of the cache (its budget, max_tokens) and the file is
+                           closed: nothing that happens to the file later matters                               */
+  uint32_t trust_pages; /* non-zero: the pages' checksums are not compared. 0: every page is read once when
+                           opening, at the speed of the disk or of the page cache; with it only header and tables
+                           are read (about 4 bytes a token), whatever the file's size                           */
+} tamis_open_options;
+#define TAMIS_OPEN_OPTIONS_INIT { sizeof(tamis_open_options), 0, 0 }
+
+/* A new sequence of this cache with the tokens of a file, token ids included (tamis_seq_match finds it). The cache
+ * must have the same layers, heads, dims, dtypes and page_tokens as the one that was saved from.
+ * Errors: E_IO; E_FORMAT (no cache file, damaged, cut short, another layout, another fingerprint: the text says
+ * which); E_UNSUPPORTED (a later version's file); with `copy` also E_FULL. Nothing is mapped before all is checked. */
+TAMIS_API tamis_status tamis_seq_open(tamis_cache *cache, const char *path, const void *fingerprint,
+                                      size_t fingerprint_bytes, const tamis_open_options *options, tamis_seq **seq);
 
 /* ================================================= 5. Counters ================================================= *
  * What a context's calls have done, counted exactly. Counters only grow: read twice and subtract.                  */

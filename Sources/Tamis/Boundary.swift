@@ -164,6 +164,13 @@ func text(_ pointer: UnsafePointer<CChar>?, _ name: StaticString) throws(TamisEr
   return text
 }
 
+/// A path of the caller; may not be NULL or empty.
+func path(_ pointer: UnsafePointer<CChar>?, _ name: StaticString) throws(TamisError) -> String {
+  guard let path = try text(pointer, name) else { throw TamisError(.argument, "\(name) is NULL") }
+  guard !path.isEmpty else { throw TamisError(.argument, "\(name) is empty") }
+  return path
+}
+
 /// Copies text [UTF-8] with a final zero into the caller's buffer, cut if it is too small; `needed`: bytes for all of it.
 func copyText(
   _ text: some Collection<UInt8>, _ buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?

@@ -23,18 +23,6 @@ public func tamis_model_open(
   }
 }
 
-private func path(_ text: UnsafePointer<CChar>?, _ name: StaticString) throws(TamisError) -> String {
-  guard let text else { throw TamisError(.argument, "\(name) is NULL") }
-  var length = 0
-  while text[length] != 0 {
-    length &+= 1
-    guard length < 4096 else { throw TamisError(.argument, "\(name): longer than 4095 bytes") }
-  }
-  guard length > 0 else { throw TamisError(.argument, "\(name) is empty") }
-  let bytes = UnsafeRawBufferPointer(start: text, count: length)
-  return String(decoding: bytes, as: UTF8.self)
-}
-
 @_cdecl("tamis_model_free") @implementation
 public func tamis_model_free(_ model: OpaquePointer?) { drop(model, TextModel.self) }
 

@@ -2,9 +2,10 @@
 // Entries lie in the context's memory. Their owners read them freely; every change that others may see is made under
 // the cache's lock.
 
+import TamisFormats
 import TamisRuntime
 
-/// A sequence's page table [pages] and token ids [pages * pageTokens] in one block.
+/// A sequence's page table [pages], the files of its pages [pages] and its token ids [pages * pageTokens] in one block.
 struct Ledger {
   let memory: UnsafeMutableRawPointer
   let pages: Int
@@ -12,17 +13,28 @@ struct Ledger {
 
   init(_ context: Context, pages: Int, pageTokens: Int) throws(TamisError) {
     let tokenBytes = try Size.product(pages, pageTokens, MemoryLayout<Int32>.size)
-    bytes = try Size.sum(Size.product(pages, MemoryLayout<UnsafeRawPointer>.size), tokenBytes)
+    bytes = try Size.sum(Size.product(pages, 2 &* MemoryLayout<UnsafeRawPointer>.size), tokenBytes)
     memory = try context.allocate(bytes: bytes, what: "sequence")
     self.pages = pages
   }
 
   var table: UnsafeMutablePointer<UnsafeRawPointer> { memory.assumingMemoryBound(to: UnsafeRawPointer.self) }
-  var tokens: UnsafeMutablePointer<Int32> { (table + pages).withMemoryRebound(to: Int32.self, capacity: 1) { $0 } }
+  private var files: UnsafeMutablePointer<Unmanaged<MappedFile>?> {
+    (table + pages).withMemoryRebound(to: Unmanaged<MappedFile>?.self, capacity: 1) { $0 }
+  }
+  var tokens: UnsafeMutablePointer<Int32> { (table + 2 &* pages).withMemoryRebound(to: Int32.self, capacity: 1) { $0 } }
+
+  func page(_ number: Int) -> Page { Page(UnsafeMutableRawPointer(mutating: table[number]), files[number]) }
+
+  func setPage(_ number: Int, _ page: Page) {
+    table[number] = UnsafeRawPointer(page.memory)
+    files[number] = page.file
+  }
 
   /// Takes the first `pages` pages and `tokens` ids of another ledger.
   func copy(_ other: Ledger, pages: Int, tokens: Int) {
     table.update(from: other.table, count: pages)
+    files.update(from: other.files, count: pages)
     self.tokens.update(from: other.tokens, count: tokens)
   }
 }

@@ -1,5 +1,5 @@
 // A sequence: a list of pages and token ids with a length. It grows, is cut, forked and matched; rows are written and
-// read in SequenceRows.swift and used in Batch.swift. One thread at a time; a second one is refused with .busy. Other
+// read in SequenceRows.swift, used in Batch.swift and kept in files by SequenceFile.swift. One thread at a time; a second one is refused with .busy. Other
 // threads may match it meanwhile: they see it only under the cache's lock, and never rows that are being written.
 
 package import TamisRuntime
@@ -11,7 +11,8 @@ package final class TokenSequence: @unchecked Sendable {
 
   private static let most = Int(Int32.max)
 
-  private init(_ cache: Cache, _ entry: UnsafeMutablePointer<Entry>) {
+  /// Of an entry that is in the cache's list.
+  init(_ cache: Cache, _ entry: UnsafeMutablePointer<Entry>) {
     self.cache = cache
     self.entry = entry
   }
@@ -27,7 +28,7 @@ package final class TokenSequence: @unchecked Sendable {
 
   private func releasePages(_ pages: Range<Int>) {
     guard let ledger = entry.pointee.ledger else { return }
-    for page in pages { cache.release(Page(ledger.table[page])) }
+    for page in pages { cache.release(ledger.page(page)) }
   }
 
   // MARK: Making
@@ -76,7 +77,7 @@ package final class TokenSequence: @unchecked Sendable {
   }
 
   /// An entry that is in no list yet, with room for `pages` pages.
-  private static func makeEntry(_ cache: Cache, pages: Int) throws(TamisError) -> UnsafeMutablePointer<Entry> {
+  static func makeEntry(_ cache: Cache, pages: Int) throws(TamisError) -> UnsafeMutablePointer<Entry> {
     let memory = try cache.context.allocate(bytes: MemoryLayout<Entry>.size, what: "sequence")
     do {
       let ledger =
@@ -90,7 +91,7 @@ package final class TokenSequence: @unchecked Sendable {
     }
   }
 
-  private static func discard(_ entry: UnsafeMutablePointer<Entry>, _ cache: Cache) {
+  static func discard(_ entry: UnsafeMutablePointer<Entry>, _ cache: Cache) {
     if let ledger = entry.pointee.ledger { cache.context.release(ledger.memory, bytes: ledger.bytes) }
     cache.context.release(UnsafeMutableRawPointer(entry), bytes: MemoryLayout<Entry>.size)
   }
@@ -102,7 +103,7 @@ package final class TokenSequence: @unchecked Sendable {
     guard let from = source.pointee.ledger, let to = fork.pointee.ledger else { return }
     let pages = layout.pages(length)
     to.copy(from, pages: pages, tokens: length)
-    for page in 0..<pages { Page(to.table[page]).retain() }
+    for page in 0..<pages { to.page(page).retain() }
     fork.pointee.length = length
   }
 
@@ -136,7 +137,7 @@ package final class TokenSequence: @unchecked Sendable {
     guard added > 0 else { return }
     let end = count &+ added
     let new = layout.pages(count)..<layout.pages(end)
-    let copiesTail = tailIsShared
+    let copiesTail = tailNeedsCopy
     let reserved = new.count &+ (copiesTail ? 1 : 0)
     try cache.reserve(reserved)
     let old = entry.pointee.ledger
@@ -158,8 +159,8 @@ package final class TokenSequence: @unchecked Sendable {
     clear(ledger, tail: tail, rows: count..<end)
     (ledger.tokens + count).update(repeating: -1, count: added)
     if let tokens { (ledger.tokens + count).update(from: tokens, count: added) }
-    let sharedTail = publish(ledger, tail: tail, length: end)
-    if let sharedTail { cache.release(sharedTail) }
+    let replacedTail = publish(ledger, tail: tail, length: end)
+    if let replacedTail { cache.release(replacedTail) }
     if let old, isNew { cache.context.release(old.memory, bytes: old.bytes) }
   }
 
@@ -186,24 +187,25 @@ package final class TokenSequence: @unchecked Sendable {
     return larger
   }
 
-  /// Is the last page half filled and held by another sequence too?
-  private var tailIsShared: Bool {
+  /// Is the last page half filled and not this sequence's to write?
+  private var tailNeedsCopy: Bool {
     guard let ledger = entry.pointee.ledger, count % layout.pageTokens != 0 else { return false }
-    return Page(ledger.table[count / layout.pageTokens]).isShared
+    return !ledger.page(count / layout.pageTokens).isWritable
   }
 
-  /// Fills table places that nobody reads yet with reserved pages; returns one to take the place of a shared tail.
+  /// Fills table places that nobody reads yet with reserved pages; returns one to take the place of a tail
+  /// that is not to be written.
   private func makePages(_ ledger: Ledger, _ new: Range<Int>, copiesTail: Bool) throws(TamisError) -> Page? {
     var made = new.lowerBound
     do {
       while made < new.upperBound {
-        ledger.table[made] = UnsafeRawPointer(try cache.makePage().memory)
+        ledger.setPage(made, try cache.makePage())
         made &+= 1
       }
       guard copiesTail else { return nil }
-      return try cache.copy(of: Page(ledger.table[count / layout.pageTokens]), rows: count % layout.pageTokens)
+      return try cache.copy(of: ledger.page(count / layout.pageTokens), rows: count % layout.pageTokens)
     } catch {
-      for page in new.lowerBound..<made { cache.release(Page(ledger.table[page])) }
+      for page in new.lowerBound..<made { cache.release(ledger.page(page)) }
       cache.unreserve(new.upperBound &- made &+ (copiesTail ? 1 : 0))
       throw error
     }
@@ -218,7 +220,7 @@ package final class TokenSequence: @unchecked Sendable {
       let number = first / layout.pageTokens
       let begin = first % layout.pageTokens
       let end = min(layout.pageTokens, begin &+ rows.upperBound &- first)
-      layout.clear(replaced ?? Page(ledger.table[number]), rows: begin..<end)
+      layout.clear(replaced ?? ledger.page(number), rows: begin..<end)
       replaced = nil
       first &+= end &- begin
     }
@@ -227,9 +229,9 @@ package final class TokenSequence: @unchecked Sendable {
   /// Shows the new rows to everybody; returns the page that the tail has replaced.
   private func publish(_ ledger: Ledger, tail: Page?, length: Int) -> Page? {
     let last = count / layout.pageTokens
-    let replaced = tail.map { _ in Page(ledger.table[last]) }
+    let replaced = tail.map { _ in ledger.page(last) }
     cache.locked { _ in
-      if let tail { ledger.table[last] = UnsafeRawPointer(tail.memory) }
+      if let tail { ledger.setPage(last, tail) }
       entry.pointee.ledger = ledger
       entry.pointee.length = length
     }
@@ -246,10 +248,10 @@ package final class TokenSequence: @unchecked Sendable {
     cache.locked { _ in entry.pointee.stable = first &* layout.pageTokens }
     defer { cache.locked { _ in entry.pointee.stable = Int.max } }
     for number in first..<layout.pages(rows.upperBound) {
-      let page = Page(ledger.table[number])
-      guard page.isShared else { continue }
+      let page = ledger.page(number)
+      if page.isWritable { continue }
       let rows = min(layout.pageTokens, count &- number &* layout.pageTokens)
-      ledger.table[number] = UnsafeRawPointer(try ownCopy(of: page, rows: rows).memory)
+      ledger.setPage(number, try ownCopy(of: page, rows: rows))
       cache.release(page)
     }
     body()

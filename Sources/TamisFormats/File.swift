@@ -26,12 +26,12 @@ package enum File {
 }
 
 /// A regular file open for reading.
-struct OpenFile: ~Copyable {
-  let path: String
-  let length: Int
+package struct OpenFile: ~Copyable {
+  package let path: String
+  package let length: Int
   private let descriptor: Int32
 
-  init(_ path: String) throws(TamisError) {
+  package init(_ path: String) throws(TamisError) {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { throw File.failure(path, "cannot open", errno) }
     var status = stat()
@@ -54,20 +54,24 @@ struct OpenFile: ~Copyable {
   func read(from offset: Int, count: Int, _ context: Context) throws(TamisError) -> GrowableBuffer<UInt8> {
     var bytes = GrowableBuffer<UInt8>(context)
     try bytes.append(repeating: 0, count: count)
+    try read(from: offset, into: UnsafeMutableRawBufferPointer(bytes.mutableElements))
+    return bytes
+  }
+
+  /// Fills `target`; a file that has become shorter is an error.
+  package func read(from offset: Int, into target: UnsafeMutableRawBufferPointer) throws(TamisError) {
     var done = 0
-    while done < count {
+    while done < target.count {
       let got = pread(
-        descriptor, UnsafeMutableRawPointer(bytes.mutableElements.baseAddress)?.advanced(by: done), count &- done,
-        off_t(offset &+ done))
+        descriptor, target.baseAddress?.advanced(by: done), target.count &- done, off_t(offset &+ done))
       if got < 0, errno == EINTR { continue }
       guard got >= 0 else { throw File.failure(path, "cannot read", errno) }
       guard got > 0 else { throw TamisError(.io, "\(path): ends at byte \(offset &+ done) while it is read") }
       done &+= got
     }
-    return bytes
   }
 
-  func map() throws(TamisError) -> MappedFile {
+  package func map() throws(TamisError) -> MappedFile {
     guard length > 0 else { return MappedFile(path: path, memory: nil, length: 0) }
     guard let memory = mmap(nil, length, PROT_READ, MAP_SHARED, descriptor, 0), memory != MAP_FAILED else {
       throw File.failure(path, "cannot map", errno)
@@ -93,48 +97,3 @@ package final class MappedFile: @unchecked Sendable {
   package static func open(_ path: String) throws(TamisError) -> MappedFile { try OpenFile(path).map() }
 }
 
-/// A file that appears under its name only when it is complete: written beside it, flushed to the disk, renamed.
-/// Without `commit` nothing remains.
-package struct AtomicFile: ~Copyable {
-  private let path: String
-  private let temporary: String
-  private let descriptor: Int32
-  private var committed = false
-
-  package init(_ path: String) throws(TamisError) {
-    let temporary = "\(path).\(getpid()).\(UInt32.random(in: 0 ... .max)).part"
-    let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
-    guard descriptor >= 0 else { throw File.failure(temporary, "cannot create", errno) }
-    self.path = path
-    self.temporary = temporary
-    self.descriptor = descriptor
-  }
-
-  deinit {
-    close(descriptor)
-    if !committed { unlink(temporary) }
-  }
-
-  package func write(_ bytes: UnsafeRawBufferPointer) throws(TamisError) {
-    var done = 0
-    while done < bytes.count {
-      let wrote = Glibc.write(descriptor, bytes.baseAddress?.advanced(by: done), bytes.count &- done)
-      if wrote < 0, errno == EINTR { continue }
-      guard wrote > 0 else { throw File.failure(path, "cannot write", errno) }
-      done &+= wrote
-    }
-  }
-
-  /// After this the file exists whole, also if the machine stops.
-  package mutating func commit() throws(TamisError) {
-    guard fsync(descriptor) == 0 else { throw File.failure(path, "cannot flush", errno) }
-    guard rename(temporary, path) == 0 else { throw File.failure(path, "cannot rename", errno) }
-    committed = true
-    let slash = path.utf8.lastIndex(of: UInt8(ascii: "/"))
-    let directory = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-    let folder = open(directory, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
-    guard folder >= 0 else { return }
-    fsync(folder)
-    close(folder)
-  }
-}

@@ -4,6 +4,8 @@
 #endif
 #include "TamisShims.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -45,6 +47,14 @@ int32_t tamis_shims_affinity_count(void) {
   if (sched_getaffinity(0, sizeof words, (cpu_set_t *)words) != 0) return 1;
   const int count = CPU_COUNT_S(sizeof words, (cpu_set_t *)words);
   return count > 0 ? count : 1;
+}
+
+int32_t tamis_shims_open_nameless(const char *folder) {
+  return open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+}
+
+int32_t tamis_shims_reserve(int32_t descriptor, int64_t bytes) {
+  return fallocate(descriptor, 0, 0, bytes) == 0 ? 0 : errno;
 }
 
 void tamis_shims_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }

@@ -591,6 +591,50 @@ static void sequence_verbs(void) {
   tamis_cache_free(elsewhere);
 }
 
+/* ---------------------------------------------------------------------------------------------------- files */
+
+static void cache_files(void) {
+  static char endless[5000];
+  memset(endless, 'x', sizeof endless - 1);
+  const char *path = "tamis-bad-input.tamis";
+  const char latin1[] = {'a', (char)0xe9, 0};
+  tamis_seq *made = (tamis_seq *)&m;
+  remove(path);
+  REFUSED("tamis_seq_save", tamis_seq_save(NULL, path, NULL, 0, -1));
+  const char *const paths[] = {NULL, "", endless, latin1, "no/such/folder/file", "/", "."};
+  for (int i = 0; i < 7; i++) {
+    REFUSED("tamis_seq_save", tamis_seq_save(seq, paths[i], NULL, 0, -1));
+    REFUSED("tamis_seq_open", tamis_seq_open(cache, paths[i], NULL, 0, NULL, &made));
+  }
+  REFUSED("tamis_seq_save", tamis_seq_save(seq, path, NULL, 1, -1));
+  REFUSED("tamis_seq_save", tamis_seq_save(seq, path, endless, 4097, -1));
+  REFUSED("tamis_seq_save", tamis_seq_save(seq, path, endless, SIZE_MAX, -1));
+  REFUSED("tamis_seq_save", tamis_seq_save(seq, path, NULL, 0, TOKENS + 1));
+  REFUSED("tamis_seq_save", tamis_seq_save(seq, path, NULL, 0, INT64_MIN));
+  REFUSED_WITH(TAMIS_E_IO, "tamis_seq_open", tamis_seq_open(cache, path, NULL, 0, NULL, &made));
+
+  CHECK_OK(tamis_seq_save(seq, path, "model", 5, -1));
+  REFUSED("tamis_seq_open", tamis_seq_open(NULL, path, "model", 5, NULL, &made));
+  REFUSED("tamis_seq_open", tamis_seq_open(cache, path, "model", 5, NULL, NULL));
+  REFUSED("tamis_seq_open", tamis_seq_open(cache, path, NULL, 5, NULL, &made));
+  REFUSED("tamis_seq_open", tamis_seq_open(cache, path, endless, SIZE_MAX, NULL, &made));
+  REFUSED_WITH(TAMIS_E_FORMAT, "tamis_seq_open", tamis_seq_open(cache, path, "other", 5, NULL, &made));
+  tamis_open_options options = TAMIS_OPEN_OPTIONS_INIT;
+  options.size = 3;
+  REFUSED("tamis_seq_open", tamis_seq_open(cache, path, "model", 5, &options, &made));
+  options = (tamis_open_options)TAMIS_OPEN_OPTIONS_INIT;
+  options.copy = 1; /* into a cache that is full */
+  tamis_seq *filler = NULL;
+  CHECK_OK(tamis_seq_create(cache, &filler));
+  while (tamis_seq_extend(filler, NULL, 16) == TAMIS_OK) {}
+  REFUSED_WITH(TAMIS_E_FULL, "tamis_seq_open", tamis_seq_open(cache, path, "model", 5, &options, &made));
+  CHECK(made == (tamis_seq *)&m);
+  CHECK_OK(tamis_seq_open(cache, path, "model", 5, NULL, &made)); /* which one in the file does not mind */
+  tamis_seq_free(made);
+  tamis_seq_free(filler);
+  remove(path);
+}
+
 /* ------------------------------------------------------------------------------------- budgets and lifetimes */
 
 static void exhausted_budget(void) {
@@ -676,6 +720,7 @@ int main(void) {
   sequence_calls();
   sequence_rows();
   sequence_verbs();
+  cache_files();
   exhausted_budget();
   any_order();
   for (int pass = 0; pass < 2; pass++) { /* operators: with a context, and without */

@@ -54,7 +54,7 @@ static void opening(const char *directory) {
   REFUSED(ARGUMENT, "tamis_model_open", tamis_model_open(ctx, longest, NULL, &made));
   REFUSED(ARGUMENT, "tamis_model_open", tamis_model_open(ctx, directory, NULL, NULL));
   REFUSED(IO, "tamis_model_open", tamis_model_open(ctx, "/nonexistent/model", NULL, &made));
-  REFUSED(IO, "tamis_model_open", tamis_model_open(ctx, "bytes that are no \xff\xfe UTF-8", NULL, &made));
+  REFUSED(ARGUMENT, "tamis_model_open", tamis_model_open(ctx, "bytes that are no \xff\xfe UTF-8", NULL, &made));
   tamis_model_options options = TAMIS_MODEL_OPTIONS_INIT;
   options.step_tokens = 65537;
   REFUSED(ARGUMENT, "tamis_model_open", tamis_model_open(ctx, directory, &options, &made));

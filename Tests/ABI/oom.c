@@ -21,7 +21,7 @@ typedef struct results {
   float lse[3][ROWS * HEADS];
   float projected[ROWS * HEADS * KEYS];
   float row[DIM];
-  int64_t matched, length;
+  int64_t matched, length, kept[2];
 } results;
 
 static results expected, result;
@@ -128,6 +128,16 @@ static void sequences(tamis_ctx *ctx, shortage *now, results *r) {
     STEP(tamis_seq_attend(both, counts, 2, 1, &queries, &attend, &out, &lse));
     STEP(tamis_seq_attend(both, counts, 2, 1, &queries, NULL, &dense, NULL));
     STEP(tamis_seq_read(seq, 1, HALF - 6, &row, NULL, NULL)); /* the fork's write is not seen here */
+    tamis_seq *kept = NULL;
+    tamis_open_options open = TAMIS_OPEN_OPTIONS_INIT;
+    STEP(tamis_seq_save(branch, "tamis-oom.tamis", "m", 1, -1));
+    for (open.copy = 0; open.copy < 2; open.copy++) {
+      STEP(tamis_seq_open(cache, "tamis-oom.tamis", "m", 1, &open, &kept));
+      STEP(tamis_seq_extend(kept, NULL, 1)); /* its last page is copied */
+      STEP(tamis_seq_length(kept, &r->kept[open.copy]));
+      tamis_seq_free(kept);
+      kept = NULL;
+    }
     STEP(tamis_seq_truncate(branch, 10));
     STEP(tamis_seq_length(branch, &r->length));
     STEP(tamis_ctx_trim(ctx));
@@ -236,5 +246,6 @@ int main(void) {
   if (check_failures == 0) fail_each(0);
   if (check_failures == 0) fail_each(1);
   if (check_failures == 0) sweep_budgets(4 << 20);
+  remove("tamis-oom.tamis");
   return checked();
 }

@@ -40,6 +40,12 @@ void tamis_shims_pause(void);
 /* Processors this process may run on, at least 1. C: the CPU_* macros, and sets of any size. */
 int32_t tamis_shims_affinity_count(void);
 
+/* A file to write that has no name in the folder yet (O_TMPFILE); -1 where the file system has none. C: glibc shows
+ * the flag under _GNU_SOURCE only. */
+int32_t tamis_shims_open_nameless(const char *folder);
+/* Asks for room for a file of `bytes`; 0 or the errno. C: glibc shows the function under _GNU_SOURCE only. */
+int32_t tamis_shims_reserve(int32_t descriptor, int64_t bytes);
+
 /* Names the calling thread. C: glibc shows the function under _GNU_SOURCE only. */
 void tamis_shims_name_thread(const char *name);
 

@@ -101,6 +101,10 @@ class CacheOptions(Sized):  # struct tamis_cache_options
                 ("index_dtype", c_int32), ("page_tokens", c_uint32), ("max_tokens", c_uint64)]
 
 
+class OpenOptions(Sized):  # struct tamis_open_options
+    _fields_ = [("size", c_uint32), ("copy", c_uint32), ("trust_pages", c_uint32)]
+
+
 # ================================================= 5. Counters =================================================
 
 OP = {"OP_ALL": 0, "OP_QUANTIZE": 1, "OP_DEQUANTIZE": 2, "OP_INDEX": 3, "OP_TOPK": 4, "OP_SELECT": 5, "OP_ATTEND": 6,
@@ -355,6 +359,15 @@ seq_select = bind("tamis_seq_select", status, POINTER(c_void_p), POINTER(c_int32
 #     tamis_tensor *q, const tamis_attend_options *options, const tamis_tensor *out, const tamis_tensor *lse);
 seq_attend = bind("tamis_seq_attend", status, POINTER(c_void_p), POINTER(c_int32), c_size_t, c_uint32,
                   POINTER(Tensor), POINTER(AttendOptions), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_seq_save(tamis_seq *seq, const char *path, const void *fingerprint, size_t fingerprint_bytes,
+#     int64_t length);
+seq_save = bind("tamis_seq_save", status, c_void_p, c_char_p, c_void_p, c_size_t, c_int64)
+
+# tamis_status tamis_seq_open(tamis_cache *cache, const char *path, const void *fingerprint, size_t fingerprint_bytes,
+#     const tamis_open_options *options, tamis_seq **seq);
+seq_open = bind("tamis_seq_open", status, c_void_p, c_char_p, c_void_p, c_size_t, POINTER(OpenOptions),
+                POINTER(c_void_p))
 
 # tamis_status tamis_ctx_counters(tamis_ctx *ctx, int32_t op, tamis_counters *counters);
 ctx_counters = bind("tamis_ctx_counters", status, c_void_p, c_int32, POINTER(Counters))

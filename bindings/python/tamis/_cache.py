@@ -3,6 +3,7 @@ the C library's."""
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence as Many
 from typing import Any, NamedTuple
 
@@ -77,6 +78,22 @@ class Cache(Owner):
         matched = ctypes.c_int64()
         return Sequence(self, Handle(
             _c.seq_free, lambda made: _c.seq_match(handle.pointer, pointer, count, made, matched), handle))
+
+    def open(self, path: str | os.PathLike, fingerprint: bytes = b"", *, copy: bool = False,
+             trust_pages: bool = False) -> Sequence:
+        """The sequence that `Sequence.save` wrote: its pages are the file's, mapped read-only and not copied, until
+        one is written to. `match` finds it by its token ids.
+
+        fingerprint: must be the one it was saved with. copy: read the pages into memory, so that nothing that happens
+        to the file later matters. trust_pages: do not compare the pages' checksums; opening then takes the same
+        short time for every length. FormatError: not a cache file, damaged, or of another layout or fingerprint.
+
+        While it is mapped, replace or delete the file, but never shorten or overwrite it in place: the first access
+        beyond a file's end is a SIGBUS, as with every mapped file."""
+        handle, named = self._open(), exact(fingerprint)
+        options = _c.OpenOptions(copy=bool(copy), trust_pages=bool(trust_pages))
+        return Sequence(self, Handle(_c.seq_free, lambda made: _c.seq_open(
+            handle.pointer, encoded(path), named, len(named), options, made), handle))
 
     def select(self, sequences: Many[Sequence], layer: int, q: Any, w: Any, k: int = 2048, *, rows: Any = None,
                out: Any = None, scores: Any = None) -> Any:
@@ -178,6 +195,15 @@ class Sequence(Owner):
         handle = self._open()
         _c.seq_truncate(handle.pointer, integer(length, "length", 0, INT64))
 
+    def save(self, path: str | os.PathLike, fingerprint: bytes = b"", *, length: int | None = None) -> None:
+        """The first `length` tokens (None: all) as a file that `Cache.open` maps, in this process or another.
+
+        fingerprint: up to 4096 bytes that say what made the rows (a hash of the model); it opens for these only. The
+        file is replaced as a whole, flushed to the disk, or not at all, also when the process is killed."""
+        handle, named = self._open(), exact(fingerprint)
+        wanted = -1 if length is None else integer(length, "length", 0, INT64)
+        _c.seq_save(handle.pointer, encoded(path), named, len(named), wanted)
+
     def select(self, layer: int, q: Any, w: Any, k: int = 2048, *, out: Any = None, scores: Any = None) -> Any:
         """The k best positions for each of the last n ones (causal), as `Operators.select`. -> int32 [n, k]
 
@@ -192,6 +218,21 @@ class Sequence(Owner):
         q [n, H, key_dim]."""
         return self.cache.attend([self], layer, q, rows=[shape_of(q, "q", 3)[0]], indices=indices,
                                  softmax_scale=softmax_scale, sink=sink, out=out, lse=lse)
+
+
+def encoded(path: str | os.PathLike) -> bytes:
+    """A path as the library takes it."""
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise wrong("path: holds a zero byte")
+    return encoded
+
+
+def exact(fingerprint: bytes) -> bytes:
+    """A model's fingerprint."""
+    if not isinstance(fingerprint, (bytes, bytearray)):
+        raise wrong(f"fingerprint: is {type(fingerprint).__name__}, expected bytes")
+    return bytes(fingerprint)
 
 
 def token_ids(tokens: Any) -> tuple[Any, int, Any]:

@@ -281,3 +281,60 @@ def test_a_second_thread_is_refused(best, rng):
     done.set()
     asking.join()
     assert refused and refused[0].name == "TAMIS_E_BUSY" and isinstance(refused[0], RuntimeError)
+
+
+def test_a_saved_document_opens_and_goes_on(ctx, rng, tmp_path):
+    cache, model, path = make(ctx), Model(), tmp_path / "document.tamis"
+    sequence = cache.sequence()
+    model.append(rng, sequence, list(range(75)))
+    sequence.save(path, b"model 1")
+    sequence.close()
+    for how in ({}, {"copy": True}, {"trust_pages": True}):
+        other = make(ctx)
+        opened, copy = other.open(path, b"model 1", **how), model.cut(75)
+        copy.check(opened)
+        assert (other.bytes()[0] > 0) == ("copy" in how)
+        found = other.match(range(60))
+        assert len(found) == 60
+        copy.append(rng, opened, [5] * 30)
+        copy.rewrite(rng, opened, 3, 40)
+        copy.check(opened)
+        model.cut(60).check(found)
+        fork = other.open(str(path), b"model 1").fork(20)
+        path.rename(tmp_path / "moved")
+        model.cut(20).check(fork)
+        (tmp_path / "moved").rename(path)
+    sequence = other.open(path, b"model 1")
+    sequence.save(path, b"model 2", length=10)
+    model.cut(75).check(sequence)  # still the old file
+    model.cut(10).check(other.open(path, b"model 2"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["document.tamis"]
+
+
+def test_wrong_cache_files_are_refused(best, rng, tmp_path):
+    cache, path = make(best), tmp_path / "document.tamis"
+    sequence = cache.sequence()
+    Model().append(rng, sequence, list(range(40)))
+    sequence.save(path, b"a")
+    good = path.read_bytes()
+    for damage, text in [(good[:1000], "cut short"), (good[:5000] + b"?" + good[5001:], "checksum of page"),
+                         (b"%PDF-1.7" + good, "not a cache file"), (good[:20] + b"?" + good[21:], "header")]:
+        path.write_bytes(damage)
+        with pytest.raises(tamis.FormatError, match=text):
+            cache.open(path, b"a")
+    path.write_bytes(good)
+    with pytest.raises(tamis.FormatError, match="fingerprint"):
+        cache.open(path, b"b")
+    with pytest.raises(tamis.FormatError, match="page_tokens is 16, the cache has 32"):
+        make(best, page_tokens=32).open(path, b"a")
+    with pytest.raises(tamis.Error, match="tamis_seq_open: .*No such file"):
+        cache.open(tmp_path / "none")
+    with pytest.raises(tamis.Error, match="tamis_seq_save"):
+        sequence.save(tmp_path / "no" / "folder")
+    with pytest.raises(tamis.ArgumentError, match="tamis_seq_save: length is 41"):
+        sequence.save(path, length=41)
+    with pytest.raises(tamis.ArgumentError, match="zero byte"):
+        sequence.save("a\0b")
+    with pytest.raises(tamis.ArgumentError, match="fingerprint: is str"):
+        sequence.save(path, "a")
+    assert path.read_bytes() == good

@@ -16,6 +16,7 @@ DECLARATIONS = [" ".join(found.split()) for found in re.findall(r"TAMIS_API ([^;
 STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_quantize_options": _c.QuantizeOptions, "tamis_select_options": _c.SelectOptions,
            "tamis_attend_options": _c.AttendOptions, "tamis_cache_options": _c.CacheOptions,
+           "tamis_open_options": _c.OpenOptions,
            "tamis_counters": _c.Counters, "tamis_limits": _c.Limits,
            "tamis_model_options": _c.ModelOptions, "tamis_model_info": _c.ModelInfo,
            "tamis_tokenize_options": _c.TokenizeOptions, "tamis_eval_options": _c.EvalOptions,
