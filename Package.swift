@@ -25,6 +25,9 @@ let package = Package(
     .target(name: "TamisCache", dependencies: ["TamisOperators", "TamisFormats"], swiftSettings: swift),
     .target(name: "TamisMeter", dependencies: ["TamisRuntime", "TamisFormats"], swiftSettings: swift),
     .target(name: "TamisModel", dependencies: ["TamisCache", "TamisFormats"], swiftSettings: swift),
+    .target(
+      name: "TamisFit", dependencies: ["TamisKernels", "TamisRuntime", "TamisOperators", "TamisFormats"],
+      swiftSettings: swift),
     .target(name: "Tamis", dependencies: ["CTamis", "TamisMeter", "TamisModel"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
@@ -50,6 +53,7 @@ let package = Package(
       name: "CacheTests", dependencies: ["TamisCache", "TamisFormats", "TamisReference", "TamisTestSupport"],
       exclude: ["Vectors"]),
     .testTarget(name: "ModelTests", dependencies: ["TamisModel"], exclude: ["Vectors"]),
+    .testTarget(name: "FitTests", dependencies: ["TamisFit", "TamisReference", "TamisTestSupport"]),
   ],
   cLanguageStandard: .gnu11
 )

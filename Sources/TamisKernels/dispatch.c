@@ -22,9 +22,12 @@
   .e4m3_from_f32 = tk_##isa##_e4m3_from_f32, .i8_from_f32 = tk_##isa##_i8_from_f32,                           \
   .hadamard = tk_##isa##_hadamard
 #define MATMUL_OF(isa) .matmul = tk_##isa##_matmul, .matmul_scratch_bytes = tk_##isa##_matmul_scratch_bytes
+#define LEARN_OF(isa)                                                                                         \
+  .accumulate = tk_##isa##_accumulate, .mix = tk_##isa##_mix, .soften = tk_##isa##_soften,                    \
+  .mix_back = tk_##isa##_mix_back
 #define PEAK_OF(isa) .peak = tk_##isa##_peak
 #define ALL_OF(isa)                                                                                           \
-  INDEX_OF(isa), SELECT_OF(isa), ATTEND_OF(isa), NUMBERS_OF(isa), MATMUL_OF(isa), PEAK_OF(isa)
+  INDEX_OF(isa), SELECT_OF(isa), ATTEND_OF(isa), NUMBERS_OF(isa), MATMUL_OF(isa), LEARN_OF(isa), PEAK_OF(isa)
 
 static const tk_table portable_table = {.name = "portable", ALL_OF(portable)};
 const tk_table *tk_table_portable(void) { return &portable_table; }
@@ -32,11 +35,12 @@ const tk_table *tk_table_portable(void) { return &portable_table; }
 #ifdef TK_X86
 static const tk_table avx2_table = {.name = "avx2", ALL_OF(avx2)};
 static const tk_table avxvnni_table = {.name = "avxvnni", INDEX_OF(avxvnni), SELECT_OF(avx2), ATTEND_OF(avx2),
-                                       NUMBERS_OF(avx2), MATMUL_OF(avx2), PEAK_OF(avxvnni)};
+                                       NUMBERS_OF(avx2), MATMUL_OF(avx2), LEARN_OF(avx2),
+                                       PEAK_OF(avxvnni)};
 static const tk_table avx512_table = {.name = "avx512", ALL_OF(avx512)};
 static const tk_table amx_table = {.name = "amx", .enter = tk_amx_enter, .leave = tk_amx_leave, INDEX_OF(amx),
                                    SELECT_OF(avx512), ATTEND_OF(amx), NUMBERS_OF(avx512), MATMUL_OF(amx),
-                                   PEAK_OF(amx)};
+                                   LEARN_OF(avx512), PEAK_OF(amx)};
 const tk_table *tk_table_avx2(void) { return &avx2_table; }
 const tk_table *tk_table_avxvnni(void) { return &avxvnni_table; }
 const tk_table *tk_table_avx512(void) { return &avx512_table; }

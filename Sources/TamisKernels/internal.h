@@ -1,7 +1,7 @@
 /* What the files of this room share: the naming rule and the tables' parts.
  *
  * Every implementation of an entry `f` of tk_table for the instruction set `isa` is called tk_<isa>_<f> and
- * lives in <isa>/<room>.c with <room> one of index, select, attend, numbers, matmul. A table may borrow an
+ * lives in <isa>/<room>.c with <room> one of index, select, attend, numbers, matmul, learn. A table may borrow an
  * entry from a weaker set (see dispatch.c), so a new CPU starts with one file. */
 #ifndef TAMIS_KERNELS_INTERNAL_H
 #define TAMIS_KERNELS_INTERNAL_H
@@ -61,6 +61,17 @@
                          void *scratch);                                                                      \
   size_t tk_##isa##_matmul_scratch_bytes(int32_t type, int32_t rows, int32_t outputs, int32_t inputs)
 
+#define TK_DECLARE_LEARN(isa)                                                                                 \
+  void tk_##isa##_accumulate(const float *x, ptrdiff_t x_row, ptrdiff_t x_column, const float *w,             \
+                             ptrdiff_t w_stride, int32_t rows, int32_t outputs, int32_t inputs, int32_t add,  \
+                             float *y, ptrdiff_t y_stride);                                                   \
+  void tk_##isa##_mix(const float *a, ptrdiff_t a_stride, const float *weight, int32_t heads, int32_t count,  \
+                      float *score);                                                                          \
+  void tk_##isa##_soften(float *x, const float *p, int32_t count, float scale, float *max, float *sum,        \
+                         float *product);                                                                     \
+  void tk_##isa##_mix_back(float *a, ptrdiff_t a_stride, const float *weight, int32_t heads, int32_t count,   \
+                           float *x, float share, const float *p, float rate, float *weight_gradient)
+
 #define TK_DECLARE_PEAK(isa) uint64_t tk_##isa##_peak(int32_t type, uint64_t iterations)
 
 #define TK_DECLARE_ALL(isa)                                                                                   \
@@ -69,6 +80,7 @@
   TK_DECLARE_ATTEND(isa);                                                                                     \
   TK_DECLARE_NUMBERS(isa);                                                                                    \
   TK_DECLARE_MATMUL(isa);                                                                                     \
+  TK_DECLARE_LEARN(isa);                                                                                      \
   TK_DECLARE_PEAK(isa)
 
 TK_DECLARE_ALL(portable);

@@ -34,7 +34,7 @@ package final class AttentionTrace: @unchecked Sendable {
       throw TamisError(.argument, "spans: \(bounds.count) bounds, expected a begin and an end for each of 1 or more")
     }
     var last: Int64 = 0
-    for span in 0..<bounds.count / 2 {
+    for span in Range(uncheckedBounds: (0, bounds.count / 2)) {
       let (begin, end) = (bounds[2 &* span], bounds[2 &* span &+ 1])
       guard begin >= last, end > begin else {
         throw TamisError(
@@ -92,7 +92,7 @@ package final class AttentionTrace: @unchecked Sendable {
   /// rows: that the call traced; nil: it failed.
   func end(rows: Int?) {
     if let rows {
-      for i in 0..<lines &* spanCount { finished[i] += pending[i] }
+      for i in Range(uncheckedBounds: (0, lines &* spanCount)) { finished[i] += pending[i] }
       self.rows &+= UInt64(rows)
     }
     busy.leave()
@@ -106,12 +106,13 @@ package final class AttentionTrace: @unchecked Sendable {
   }
 
   private func addAll(_ line: UnsafeMutablePointer<Double>, _ mass: UnsafeBufferPointer<Float>) {
-    for span in 0..<spanCount {
+    for span in Range(uncheckedBounds: (0, spanCount)) {
       let begin = bounds[2 &* span]
       guard begin < Int64(mass.count) else { return }
       let end = min(bounds[2 &* span &+ 1], Int64(mass.count))
       var sum = 0.0
-      for key in Int(begin)..<Int(end) { sum += Double(mass[key]) }
+      let keys = Range(uncheckedBounds: (Int(truncatingIfNeeded: begin), Int(truncatingIfNeeded: end)))
+      for key in keys { sum += Double(mass[key]) }
       line[span] += sum
     }
   }
@@ -132,7 +133,7 @@ package final class AttentionTrace: @unchecked Sendable {
   private func firstSpan(endingBehind key: Int64, from low: Int) -> Int {
     var (low, high) = (low, spanCount)
     while low < high {
-      let middle = low &+ (high &- low) / 2
+      let middle = low &+ (high &- low) &>> 1
       if bounds[2 &* middle &+ 1] > key { high = middle } else { low = middle &+ 1 }
     }
     return low

@@ -92,16 +92,24 @@ struct Step {
   private func addToHidden() {
     let width = config.hidden
     forRows { row in
-      for i in row &* width..<(row &+ 1) &* width { space.hidden[i] += space.added[i] }
+      for i in Range(uncheckedBounds: (row &* width, (row &+ 1) &* width)) { space.hidden[i] += space.added[i] }
     }
   }
 
-  /// y [rows, outputs] = x [rows, inputs] W^T
-  func project(_ x: Floats, _ weight: Tensor, to y: Floats, rows: Int? = nil) throws(TamisError) {
-    let rows = rows ?? self.rows
-    try Project.run(
-      context, x: floatView(x, rows: rows, columns: weight.shape[1]), weight: weight,
-      out: floatView(y, rows: rows, columns: weight.shape[0]))
+  /// y [rows, outputs] = x [rows, inputs] W^T; rows of x and y may lie further apart.
+  func product(
+    _ x: Floats, _ weight: Tensor, _ y: Floats, rows: Int, xStride: Int? = nil, yStride: Int? = nil
+  ) throws(TamisError) -> Product {
+    Product(
+      x: try floatView(x, rows: rows, columns: weight.shape[1], stride: xStride), weight: weight,
+      out: try floatView(y, rows: rows, columns: weight.shape[0], stride: yStride))
+  }
+
+  /// All rows.
+  func project(_ parts: [(x: Floats, weight: Tensor, y: Floats)]) throws(TamisError) {
+    var products: [Product] = []
+    for part in parts { products.append(try product(part.x, part.weight, part.y, rows: rows)) }
+    try Project.run(context, products)
   }
 
   private func heads3(_ data: Floats, _ heads: Int, _ dim: Int, rows: Int? = nil) throws(TamisError) -> Tensor {
@@ -115,18 +123,17 @@ struct Step {
   /// Multi-head latent attention in its absorbed form: one key [latent | rotary] for all heads, whose first part is
   /// the value (DeepSeek-V3.2, section 1). space.normed -> space.added
   private func attention(_ weights: AttentionWeights, layer: Int) throws(TamisError) {
-    try project(space.normed, weights.queryDown, to: space.queryLatent)
+    try projectDown(weights)
     norm(
       space.queryLatent, weights.queryNorm, epsilon: ModelConfig.latentEpsilon, width: config.queryLatent,
       to: space.queryLatent)
-    try project(space.queryLatent, weights.queryUp, to: space.query)
-    try project(space.normed, weights.keyDown, to: space.key)
+    try projectUp(weights)
     forRows { row in
       let key = space.key + row &* config.keyDim
       Normalise.rms(
         key, gain: weights.keyNorm, epsilon: ModelConfig.latentEpsilon, count: config.latent, to: key)
       space.rotary.rotate(key + config.latent, row: row, interleaved: true)
-      for head in 0..<config.heads {
+      for head in Range(uncheckedBounds: (0, config.heads)) {
         let at = row &* config.heads &+ head
         let rope = space.absorbed + (at &* config.keyDim &+ config.latent)
         rope.update(from: space.query + (at &* config.queryDim &+ config.nope), count: config.rope)
@@ -145,7 +152,26 @@ struct Step {
       lse: isTraced ? floatView(space.lse, rows: rows, columns: config.heads) : nil)
     if isTraced { try trace(layer: layer, shape) }
     try expandValues(weights)
-    try project(space.values, weights.out, to: space.added)
+    try project([(space.values, weights.out, space.added)])
+  }
+
+  /// What is made of the normed rows: latents, and an indexer's keys and head weights.
+  private func projectDown(_ weights: AttentionWeights) throws(TamisError) {
+    var parts: [(x: Floats, weight: Tensor, y: Floats)] = [
+      (space.normed, weights.queryDown, space.queryLatent), (space.normed, weights.keyDown, space.key),
+    ]
+    if let index = weights.index {
+      parts.append((space.normed, index.key, space.indexKey))
+      if selects { parts.append((space.normed, index.weights, space.indexWeights)) }
+    }
+    try project(parts)
+  }
+
+  /// What is made of the query latents.
+  private func projectUp(_ weights: AttentionWeights) throws(TamisError) {
+    var parts: [(x: Floats, weight: Tensor, y: Floats)] = [(space.queryLatent, weights.queryUp, space.query)]
+    if let index = weights.index, selects { parts.append((space.queryLatent, index.query, space.indexQuery)) }
+    try project(parts)
   }
 
   /// Each sequence that is traced on its own: the others' rows cost nothing.
@@ -159,38 +185,34 @@ struct Step {
         [segment.sequence], rows: [Int32(truncatingIfNeeded: count)], layer: layer, shape,
         q: heads3(
           space.absorbed + first &* config.heads &* config.keyDim, config.heads, config.keyDim, rows: count),
-        indices: selected(first..<row),
+        indices: selected(Range(uncheckedBounds: (first, row))),
         lse: floatView(space.lse + first &* config.heads, rows: count, columns: config.heads)
       ) { _, keys, mass in trace.add(layer: layer, keys: keys, mass) }
     }
   }
 
-  /// q~ = W_UK^T q_nope, head by head.
+  /// q~ = W_UK^T q_nope, for each head.
   private func absorbQueries(_ weights: AttentionWeights) throws(TamisError) {
+    var products: [Product] = []
     for (head, weight) in weights.absorb.enumerated() {
-      try Project.run(
-        context,
-        x: floatView(
-          space.query + head &* config.queryDim, rows: rows, columns: config.nope,
-          stride: config.heads &* config.queryDim), weight: weight,
-        out: floatView(
-          space.absorbed + head &* config.keyDim, rows: rows, columns: config.latent,
-          stride: config.heads &* config.keyDim))
+      products.append(
+        try product(
+          space.query + head &* config.queryDim, weight, space.absorbed + head &* config.keyDim, rows: rows,
+          xStride: config.heads &* config.queryDim, yStride: config.heads &* config.keyDim))
     }
+    try Project.run(context, products)
   }
 
-  /// o = W_UV u, head by head.
+  /// o = W_UV u, for each head.
   private func expandValues(_ weights: AttentionWeights) throws(TamisError) {
+    var products: [Product] = []
     for (head, weight) in weights.expand.enumerated() {
-      try Project.run(
-        context,
-        x: floatView(
-          space.attended + head &* config.latent, rows: rows, columns: config.latent,
-          stride: config.heads &* config.latent), weight: weight,
-        out: floatView(
-          space.values + head &* config.value, rows: rows, columns: config.value,
-          stride: config.heads &* config.value))
+      products.append(
+        try product(
+          space.attended + head &* config.latent, weight, space.values + head &* config.value, rows: rows,
+          xStride: config.heads &* config.latent, yStride: config.heads &* config.value))
     }
+    try Project.run(context, products)
   }
 
   // MARK: Indexer
@@ -199,7 +221,6 @@ struct Step {
   /// is selected now. A layer without one keeps space.indices of the layer below.
   private func writeAndSelect(_ weights: IndexWeights?, layer: Int) throws(TamisError) {
     guard let weights, let index = config.index else { return try write(layer: layer, indexDim: nil) }
-    try project(space.normed, weights.key, to: space.indexKey)
     forRows { row in
       let key = space.indexKey + row &* index.dim
       Normalise.layer(
@@ -208,11 +229,9 @@ struct Step {
     }
     try write(layer: layer, indexDim: index.dim)
     guard let indices = try selected() else { return }
-    try project(space.queryLatent, weights.query, to: space.indexQuery)
-    try project(space.normed, weights.weights, to: space.indexWeights)
     let scale = 1 / (Float(index.heads) * Float(index.dim)).squareRoot()
     forRows { row in
-      for head in row &* index.heads..<(row &+ 1) &* index.heads {
+      for head in Range(uncheckedBounds: (row &* index.heads, (row &+ 1) &* index.heads)) {
         space.rotary.rotate(space.indexQuery + head &* index.dim, row: row, interleaved: index.interleaved)
         space.indexWeights[head] *= scale
       }
@@ -239,7 +258,7 @@ struct Step {
   /// [rows, k], or nil: dense.
   private func selected(_ range: Range<Int>? = nil) throws(TamisError) -> Tensor? {
     guard selects else { return nil }
-    let range = range ?? 0..<rows
+    let range = range ?? Range(uncheckedBounds: (0, rows))
     return try floatView(space.indices + range.lowerBound &* choice.k, .i32, rows: range.count, columns: choice.k)
   }
 

@@ -1,4 +1,5 @@
-// The second half of a layer: a gated network, or a mixture of them.
+// The second half of a layer: a gated network, or a mixture of them. All experts of a step are one region of parallel
+// work, so that a decode step waits for its threads a few times a layer and not a few times an expert.
 
 import TamisOperators
 import TamisRuntime
@@ -7,65 +8,112 @@ extension Step {
   /// space.normed -> space.added
   func feedForward(_ weights: FeedForwardWeights) throws(TamisError) {
     switch weights {
-    case .dense(let weights): try gated(weights, space.normed, rows: rows, to: space.added)
-    case .mixture(let weights): try mixture(weights)
+    case .dense(let weights):
+      let width = config.intermediate
+      try project([(space.normed, weights.gate, space.gate), (space.normed, weights.up, space.up)])
+      forRows { row in gate(row &* width, width) }
+      try project([(space.gate, weights.down, space.added)])
+    case .mixture(let weights):
+      if let experts = config.experts { try mixture(weights, experts) }
     }
   }
 
-  private func gated(_ weights: GatedWeights, _ x: Floats, rows: Int, to y: Floats) throws(TamisError) {
-    try project(x, weights.gate, to: space.gate, rows: rows)
-    try project(x, weights.up, to: space.up, rows: rows)
-    let width = weights.gate.shape[0]
-    context.parallel(count: rows, workers: min(rows, context.threads)) { row, _ in
-      for i in row &* width..<(row &+ 1) &* width {
-        let gate = space.gate[i]
-        space.gate[i] = gate * sigmoid(gate) * space.up[i]
-      }
-    }
-    try project(space.gate, weights.down, to: y, rows: rows)
+  /// The choices of a row, in ascending order of the expert.
+  private func places(_ row: Int, _ experts: ModelConfig.Experts) -> Range<Int> {
+    Range(uncheckedBounds: (row &* experts.perToken, (row &+ 1) &* experts.perToken))
   }
 
-  /// The shared expert and then each routed one in ascending order, so a row's bits do not depend on its neighbours.
-  private func mixture(_ weights: MixtureWeights) throws(TamisError) {
-    guard let experts = config.experts else { return }
+  /// gate = silu(gate) * up
+  private func gate(_ first: Int, _ width: Int) {
+    for i in Range(uncheckedBounds: (first, first &+ width)) {
+      let gate = space.gate[i]
+      space.gate[i] = gate * sigmoid(gate) * space.up[i]
+    }
+  }
+
+  /// The memory of gate and up: rows of the shared expert, then a row for each slot. Slots are (row, chosen expert),
+  /// in ascending order of the expert and then of the row.
+  private func mixture(_ weights: MixtureWeights, _ experts: ModelConfig.Experts) throws(TamisError) {
+    var first: [(x: Floats, weight: Tensor, y: Floats)] = [(space.normed, weights.router, space.logits)]
     if let shared = weights.shared {
-      try gated(shared, space.normed, rows: rows, to: space.added)
-    } else {
-      space.added.update(repeating: 0, count: rows &* config.hidden)
+      first += [(space.normed, shared.gate, space.gate), (space.normed, shared.up, space.up)]
     }
-    try project(space.normed, weights.router, to: space.logits)
+    try project(first)
     let router = Router(experts: experts)
-    let routerScratch = space.logits + space.rows &* experts.routed
+    let scratch = space.logits + space.rows &* experts.routed
     forRows { row in
       router.choose(
         space.logits + row &* experts.routed, bias: weights.bias,
-        scratch: routerScratch + row &* (experts.routed &+ experts.groups),
+        scratch: scratch + row &* (experts.routed &+ experts.groups),
         chosen: space.chosen + row &* experts.perToken, weights: space.weights + row &* experts.perToken)
     }
-    for (number, expert) in weights.experts.enumerated() {
-      try runExpert(expert, Int32(truncatingIfNeeded: number), experts.perToken)
-    }
+    let ends = fillSlots(experts)
+    try runExperts(weights, experts, ends)
+    forRows { row in sum(row, experts, hasShared: weights.shared != nil) }
   }
 
-  private func runExpert(_ weights: GatedWeights, _ number: Int32, _ perToken: Int) throws(TamisError) {
-    let width = config.hidden
-    let places = space.expertRows + space.rows
-    var count = 0
-    for row in 0..<rows {
-      for place in row &* perToken..<(row &+ 1) &* perToken where space.chosen[place] == number {
-        space.expertRows[count] = Int32(truncatingIfNeeded: row)
-        places[count] = Int32(truncatingIfNeeded: place)
-        (space.gathered + count &* width).update(from: space.normed + row &* width, count: width)
-        count &+= 1
-        break
+  /// Gives every (row, chosen expert) its slot; returns the slot behind each expert's last.
+  private func fillSlots(_ experts: ModelConfig.Experts) -> [Int] {
+    let places = Range(uncheckedBounds: (0, rows &* experts.perToken))
+    var ends = Array(repeating: 0, count: experts.routed)
+    ends.withUnsafeMutableBufferPointer { ends in
+      for place in places { ends[Int(space.chosen[place])] &+= 1 }
+      var begin = 0
+      for expert in ends.indices {
+        let count = ends[expert]
+        ends[expert] = begin
+        begin &+= count
+      }
+      for place in places {
+        let expert = Int(space.chosen[place])
+        space.slots[place] = Int32(truncatingIfNeeded: ends[expert])
+        ends[expert] &+= 1
       }
     }
-    guard count > 0 else { return }
-    try gated(weights, space.gathered, rows: count, to: space.expertOut)
-    for i in 0..<count {
-      let to = space.added + Int(space.expertRows[i]) &* width
-      let weight = space.weights[Int(places[i])]
-      for column in 0..<width { to[column] += weight * space.expertOut[i &* width &+ column] }
+    return ends
+  }
+
+  private func runExperts(
+    _ weights: MixtureWeights, _ experts: ModelConfig.Experts, _ ends: [Int]
+  ) throws(TamisError) {
+    let (hidden, width) = (config.hidden, experts.intermediate)
+    forRows { row in
+      for place in places(row, experts) {
+        (space.gathered + Int(space.slots[place]) &* hidden).update(from: space.normed + row &* hidden, count: hidden)
+      }
+    }
+    let routed = rows &* experts.sharedIntermediate
+    var inner: [Product] = []
+    var outer: [Product] = []
+    if let shared = weights.shared { outer.append(try product(space.gate, shared.down, space.added, rows: rows)) }
+    var begin = 0
+    for (expert, end) in zip(weights.experts, ends) where end > begin {
+      let x = space.gathered + begin &* hidden
+      let at = routed &+ begin &* width
+      inner.append(try product(x, expert.gate, space.gate + at, rows: end &- begin))
+      inner.append(try product(x, expert.up, space.up + at, rows: end &- begin))
+      outer.append(try product(space.gate + at, expert.down, space.expertOut + begin &* hidden, rows: end &- begin))
+      begin = end
+    }
+    try Project.run(context, inner)
+    forRows { row in
+      gate(row &* experts.sharedIntermediate, experts.sharedIntermediate)
+      for place in places(row, experts) {
+        gate(routed &+ Int(space.slots[place]) &* width, width)
+      }
+    }
+    try Project.run(context, outer)
+  }
+
+  /// The shared expert and then each routed one in ascending order, so a row's bits do not depend on its neighbours.
+  private func sum(_ row: Int, _ experts: ModelConfig.Experts, hasShared: Bool) {
+    let width = config.hidden
+    let to = space.added + row &* width
+    if !hasShared { to.update(repeating: 0, count: width) }
+    for place in places(row, experts) {
+      let weight = space.weights[place]
+      let from = space.expertOut + Int(space.slots[place]) &* width
+      for column in Range(uncheckedBounds: (0, width)) { to[column] += weight * from[column] }
     }
   }
 }

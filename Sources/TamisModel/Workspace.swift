@@ -25,21 +25,23 @@ final class Workspace {
   let indexKey: Floats  // [rows, index dim]
   let indexWeights: Floats  // [rows, index heads]
   let indices: UnsafeMutablePointer<Int32>  // [rows, topK]
-  let gate: Floats  // [rows, widest intermediate]
-  let up: Floats  // [rows, widest intermediate]
+  let gate: Floats  // [rows, intermediate], or [rows, shared intermediate] and [rows * perToken, intermediate]
+  let up: Floats  // the same
   let logits: Floats  // [rows, routed + routed + groups]: scores, then the router's scratch
   let chosen: UnsafeMutablePointer<Int32>  // [rows, perToken]
   let weights: Floats  // [rows, perToken]
-  let gathered: Floats  // [rows, hidden]: an expert's inputs
-  let expertOut: Floats  // [rows, hidden]
-  let expertRows: UnsafeMutablePointer<Int32>  // [2, rows]: row, and its place in chosen
+  let slots: UnsafeMutablePointer<Int32>  // [rows, perToken]: where a chosen expert works for the row
+  let gathered: Floats  // [rows * perToken, hidden]: the experts' inputs
+  let expertOut: Floats  // [rows * perToken, hidden]
 
   /// topK: keys that a row selects at most in this call; 0: no selection.
   init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int, traces: Bool) throws(TamisError) {
     let index = config.index
     let experts = config.experts
-    let widest = max(
-      config.intermediate, max(experts?.intermediate ?? 0, experts?.sharedIntermediate ?? 0))
+    let perToken = experts?.perToken ?? 0
+    let inExperts = try Size.sum(
+      experts?.sharedIntermediate ?? 0, Size.product(perToken, experts?.intermediate ?? 0))
+    let widest = max(config.intermediate, inExperts)
     let routing = (experts?.routed ?? 0) &* 2 &+ (experts?.groups ?? 0)
     let half = config.rope / 2
     let perRow = [
@@ -47,7 +49,8 @@ final class Workspace {
       config.heads &* config.keyDim, config.heads &* config.latent, traces ? config.heads : 0,
       config.heads &* config.value, half, half,
       (index?.heads ?? 0) &* (index?.dim ?? 0), index?.dim ?? 0, index?.heads ?? 0, topK, widest, widest, routing,
-      experts?.perToken ?? 0, experts?.perToken ?? 0, config.hidden, config.hidden, 2,
+      perToken, perToken, perToken, try Size.product(perToken, config.hidden),
+      try Size.product(perToken, config.hidden),
     ]
     var offsets: [Int] = []
     var total = 0
@@ -59,14 +62,10 @@ final class Workspace {
     self.context = context
     self.scratch = scratch
     self.rows = rows
-    var next = 0
-    func floats() -> Floats {
-      next &+= 1
-      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Float.self)
-    }
+    var next = offsets.makeIterator()
+    func floats() -> Floats { (scratch.pointer + (next.next() ?? 0)).assumingMemoryBound(to: Float.self) }
     func integers() -> UnsafeMutablePointer<Int32> {
-      next &+= 1
-      return (scratch.pointer + offsets[next &- 1]).assumingMemoryBound(to: Int32.self)
+      (scratch.pointer + (next.next() ?? 0)).assumingMemoryBound(to: Int32.self)
     }
     hidden = floats()
     normed = floats()
@@ -88,9 +87,9 @@ final class Workspace {
     logits = floats()
     chosen = integers()
     weights = floats()
+    slots = integers()
     gathered = floats()
     expertOut = floats()
-    expertRows = integers()
   }
 
   deinit { context.returnScratch(scratch) }

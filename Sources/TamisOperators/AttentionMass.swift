@@ -39,17 +39,17 @@ package enum AttentionMass {
         let rows = min(waveRows, job.queries &- first)
         let begin = first
         others &+= context.parallel(count: rows &* blocks, workers: workers) { item, worker in
-          guard !context.cancelled(token) else { return }
+          guard blocks > 0, !context.cancelled(token) else { return }
           let row = item / blocks
           let keys = MassKeys(job, row: begin &+ row, indices)
-          let range = item % blocks &* block..<min(keys.count, (item % blocks &+ 1) &* block)
-          guard range.lowerBound < range.upperBound else { return }
+          let low = (item &- row &* blocks) &* block
+          guard low < keys.count else { return }
           let memory = scratch.pointer + (massBytes &+ worker &* plan.bytes)
           let work = MassWork(shape: shape, q: q, lse: lse, plan: plan, memory: memory)
-          work.run(keys, range, to: masses + (row &* longest &+ range.lowerBound))
+          work.run(keys, first: low, count: min(block, keys.count &- low), to: masses + (row &* longest &+ low))
         }
         try context.checkCancelled(token)
-        for row in 0..<rows {
+        for row in Range(uncheckedBounds: (0, rows)) {
           let keys = MassKeys(job, row: first &+ row, indices)
           pairs &+= keys.count
           body(number, keys.list, UnsafeBufferPointer(start: masses + row &* longest, count: keys.count))
@@ -81,6 +81,9 @@ private struct MassKeys {
     count = indices?.shape[1] ?? job.visible.at(row)
     list = indices.map { UnsafePointer($0.row(job.firstQuery &+ row).assumingMemoryBound(to: Int32.self)) }
   }
+
+  /// The i-th; -1: none.
+  func key(_ i: Int) -> Int { list.map { Int($0[i]) } ?? i }
 }
 
 /// A worker's memory: queries and keys as operands, scores, a row of floats, the product's own scratch.
@@ -112,42 +115,56 @@ private struct MassWork {
 
   private var scores: UnsafeMutablePointer<Float> { (memory + plan.scoresAt).assumingMemoryBound(to: Float.self) }
 
-  /// mass [range]: of these keys of a row.
-  func run(_ keys: MassKeys, _ range: Range<Int>, to mass: UnsafeMutablePointer<Float>) {
-    mass.update(repeating: 0, count: range.count)
-    for kvHead in 0..<shape.kvHeads {
-      score(keys, range, kvHead)
+  /// mass [count]: of keys first ..< first + count of a row.
+  func run(_ keys: MassKeys, first: Int, count: Int, to mass: UnsafeMutablePointer<Float>) {
+    mass.update(repeating: 0, count: count)
+    var kvHead = 0
+    while kvHead < shape.kvHeads {
+      score(keys, first: first, count: count, kvHead)
       let logs = lse.row(keys.query).assumingMemoryBound(to: Float.self) + kvHead &* shape.headsPerKV
-      for head in 0..<shape.headsPerKV {
-        let log = logs[head]
+      var head = 0
+      while head < shape.headsPerKV {
         // A row without keys has no denominator.
-        guard log > -.infinity else { continue }
-        let line = scores + head &* range.count
-        for i in 0..<range.count { mass[i] += expf(line[i] * shape.scale - log) }
+        if logs[head] > -.infinity { add(scores + head &* count, count, log: logs[head], to: mass) }
+        head &+= 1
       }
+      kvHead &+= 1
     }
     let share = 1 / Float(shape.heads)
-    for i in 0..<range.count { mass[i] *= share }
-    guard let list = keys.list else { return }
-    for (i, at) in range.enumerated() where list[at] < 0 { mass[i] = 0 }
+    var i = 0
+    while i < count {
+      mass[i] *= keys.key(first &+ i) < 0 ? 0 : share
+      i &+= 1
+    }
   }
 
-  /// scores [heads of the key head, range] = q k^T
-  private func score(_ keys: MassKeys, _ range: Range<Int>, _ kvHead: Int) {
+  private func add(_ scores: UnsafePointer<Float>, _ count: Int, log: Float, to mass: UnsafeMutablePointer<Float>) {
+    var i = 0
+    while i < count {
+      mass[i] += expf(scores[i] * shape.scale - log)
+      i &+= 1
+    }
+  }
+
+  /// scores [heads of the key head, count] = q k^T
+  private func score(_ keys: MassKeys, first: Int, count: Int, _ kvHead: Int) {
     let row = shape.keyDim &* shape.elementBytes
-    for head in 0..<shape.headsPerKV {
+    var head = 0
+    while head < shape.headsPerKV {
       packQuery(keys.query, kvHead &* shape.headsPerKV &+ head, to: memory + head &* row)
+      head &+= 1
     }
     let source = keys.job.keys.head(kvHead)
-    for (i, at) in range.enumerated() {
+    var i = 0
+    while i < count {
       let to = memory + (plan.keysAt &+ i &* row)
-      let key = keys.list.map { max(0, Int($0[at])) } ?? at
-      let operand = shape.operand(source, key, to: to)
+      let operand = shape.operand(source, max(0, keys.key(first &+ i)), to: to)
       if operand != UnsafeRawPointer(to) { to.copyMemory(from: operand, byteCount: row) }
+      i &+= 1
     }
     shape.kernels.pointee.matmul(
       shape.type, memory, row, memory + plan.keysAt, row, Int32(truncatingIfNeeded: shape.headsPerKV),
-      Int32(truncatingIfNeeded: range.count), Int32(truncatingIfNeeded: shape.keyDim), scores, range.count &* 4,
+      Int32(truncatingIfNeeded: count), Int32(truncatingIfNeeded: shape.keyDim), scores, count &* 4,
       memory + plan.kernelAt)
   }
 

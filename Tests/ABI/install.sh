@@ -5,6 +5,7 @@ set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$1" --install "$2" --prefix "$work/prefix" > /dev/null
+find "$work/prefix" -name 'NOTICE-third-party.txt' | xargs grep -q PCRE2 # its licence asks for that
 
 cat > "$work/main.c" <<'END'
 #include <tamis.h>

@@ -4,7 +4,7 @@
  * One accumulator adds the inputs of an output in steps of 32, in order, however many rows there are: a row alone
  * (its tile padded with zeros: the product is free while w comes from memory) gets the bits it gets among 256.
  *
- * Up to 32 rows: w streams through tiles, once, 32 outputs at a time. More rows: inputs go in blocks of 2048, so
+ * Up to 32 rows: w streams through tiles, once, in 16 streams (see there). More rows: inputs go in blocks of 2048, so
  * that x packed stays in L2, and 32 outputs of w are first copied to adjacent tiles, because rows a power of two
  * apart share their L1 sets; accumulators rest in scratch, exactly, between blocks of inputs. tdpbf16ps takes
  * subnormal operands and results as 0. */
@@ -87,20 +87,14 @@ static TK_AMX void copy_w(const char *w, ptrdiff_t stride, int32_t outputs, int3
   }
 }
 
-/* -- products ------------------------------------------------------------------------------------------- *
- * Where A tiles lie: rows `stride` bytes apart, the next 16 outputs `second` bytes on, the next 32 inputs `step`. */
-typedef struct {
-  const char *at;
-  ptrdiff_t stride, second, step;
-} operand;
+/* -- products ------------------------------------------------------------------------------------------- */
 
-/* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. */
-TK_AMX_INLINE void products(const int pairs, operand w, const char *x, ptrdiff_t column,
-                            int32_t steps) {
-  for (int32_t s = 0; s < steps; s++, x += TK_TILE_BYTES, w.at += w.step) {
+/* Accumulators 0, 1: 32 outputs x 16 rows; 2, 3: the next 16 rows. `column`: bytes of 16 outputs, of 16 rows. */
+TK_AMX_INLINE void products(const int pairs, const char *w, const char *x, ptrdiff_t column, int32_t steps) {
+  for (int32_t s = 0; s < steps; s++, x += TK_TILE_BYTES, w += TK_TILE_BYTES) {
     tk_tile_load(6, x, 64);
-    tk_tile_load(4, w.at, w.stride);
-    tk_tile_load(5, w.at + w.second, w.stride);
+    tk_tile_load(4, w, 64);
+    tk_tile_load(5, w + column, 64);
     tk_tile_multiply(0, 0, 4, 6);
     tk_tile_multiply(0, 1, 5, 6);
     if (pairs == 2) {
@@ -155,25 +149,53 @@ static TK_AMX void stripe(const char *w, ptrdiff_t w_stride, int32_t rows, int32
                           int last, char *sums, float *y, ptrdiff_t y_stride, const workspace *s) {
   const int32_t steps = (int32_t)ceiling(inputs, depth);
   const ptrdiff_t column = (ptrdiff_t)steps * TK_TILE_BYTES;
-  const int in_place = rows <= few_rows && outputs >= 32 && inputs % depth == 0;
-  operand a = {w, w_stride, 16 * w_stride, 64};
-  if (!in_place) {
-    copy_w(w, w_stride, outputs, inputs, s->w);
-    a = (operand){s->w, 64, column, TK_TILE_BYTES};
-  }
+  copy_w(w, w_stride, outputs, inputs, s->w);
   for (int32_t r = 0; r < rows; r += 32, sums += 4 * TK_TILE_BYTES) {
     const char *x = s->x + r / 16 * column;
     begin_sums(sums, first);
     if (rows - r > 16) {
-      products(2, a, x, column, steps);
+      products(2, s->w, x, column, steps);
     } else {
-      products(1, a, x, column, steps);
+      products(1, s->w, x, column, steps);
     }
     if (last) {
       keep_sums(s->turned);
       turn(s->turned, rows - r, outputs, (char *)y + r * y_stride, y_stride);
     } else {
       keep_sums(sums);
+    }
+  }
+}
+
+/* Up to 32 rows against w where it lies: outputs o, o + q, o + 2q ... in one tile, q a sixteenth of all, so that memory
+ * is read as 16 streams, each in order of its addresses. That is what the prefetchers of L2 follow; neighbouring
+ * outputs in one tile, whose rows share pages, are read at half the rate. */
+static TK_AMX void streams(const char *w, ptrdiff_t w_stride, int32_t rows, int32_t outputs, int32_t inputs, char *y,
+                           ptrdiff_t y_stride, const workspace *s) {
+  const int32_t q = outputs / 16, steps = inputs / depth;
+  const ptrdiff_t column = (ptrdiff_t)steps * TK_TILE_BYTES;
+  const __m512i places = _mm512_mullo_epi32(
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(4 * q));
+  for (int32_t o = 0; o < q; o++) {
+    const char *x = s->x;
+    tk_tile_zero(0);
+    tk_tile_zero(2);
+    for (int32_t i = 0; i < steps; i++, x += TK_TILE_BYTES) {
+      tk_tile_load(4, w + o * w_stride + 64 * (ptrdiff_t)i, q * w_stride);
+      tk_tile_load(6, x, 64);
+      tk_tile_multiply(0, 0, 4, 6);
+      if (rows > 16) {
+        tk_tile_load(7, x + column, 64);
+        tk_tile_multiply(0, 2, 4, 7);
+      }
+    }
+    tk_tile_store(0, s->turned, 64);
+    tk_tile_store(2, s->turned + TK_TILE_BYTES, 64);
+    for (int32_t r = 0; r < rows; r++) {
+      const __m512i sums = _mm512_i32gather_epi32(
+          _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0),
+          s->turned + r / 16 * TK_TILE_BYTES + 4 * (r % 16), 4);
+      _mm512_i32scatter_epi32(y + r * y_stride + 4 * (ptrdiff_t)o, places, sums, 1);
     }
   }
 }
@@ -186,7 +208,12 @@ static TK_AMX void matmul_bf16(const char *x, ptrdiff_t x_stride, const char *w,
     const int32_t n = lesser(inputs - i, block);
     const int first = i == 0, last = i + n == inputs;
     pack_x(x + 2 * (ptrdiff_t)i, x_stride, rows, n, s->x);
-    for (int32_t o = 0; o < outputs; o += 32) {
+    int32_t o = 0;
+    if (rows <= few_rows && inputs % depth == 0) {
+      o = outputs / 16 * 16;
+      streams(w, w_stride, rows, o, inputs, (char *)y, y_stride, s);
+    }
+    for (; o < outputs; o += 32) {
       char *sums = first && last ? s->turned : s->sums + o / 32 * stripe_sums;
       stripe(w + o * w_stride + 2 * (ptrdiff_t)i, w_stride, rows, lesser(outputs - o, 32), n, first, last, sums, y + o,
              y_stride, s);

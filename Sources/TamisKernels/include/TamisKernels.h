@@ -127,6 +127,27 @@ typedef struct tk_table {
                  int32_t rows, int32_t outputs, int32_t inputs, float *y, ptrdiff_t y_stride, void *scratch);
   size_t (*TK_NONNULL matmul_scratch_bytes)(int32_t type, int32_t rows, int32_t outputs, int32_t inputs);
 
+  /* -- learning ---------------------------------------------------------------------------------------- *
+   * What fitting an indexer needs beyond the above: products whose inner dimension is short or whose left side
+   * lies transposed, and the passes over rows of scores. All float, any alignment, strides in bytes.        */
+
+  /* y[r, o] = (add ? y[r, o] : 0) + sum_i x[r, i] * w[i, o], i ascending: outputs in lanes. x[r, i] lies at
+   * r * x_row + i * x_column, so a transposed x is read where it lies; rows of w and y have no gaps.         */
+  void (*TK_NONNULL accumulate)(const float *x, ptrdiff_t x_row, ptrdiff_t x_column, const float *w,
+                     ptrdiff_t w_stride, int32_t rows, int32_t outputs, int32_t inputs, int32_t add, float *y,
+                     ptrdiff_t y_stride);
+  /* score[s] = sum_h weight[h] * max(0, a[h, s]), h ascending; a [heads, count], a_stride from row to row.   */
+  void (*TK_NONNULL mix)(const float *a, ptrdiff_t a_stride, const float *weight, int32_t heads, int32_t count,
+              float *score);
+  /* max = the largest scale * x[s]; product = sum_s p[s] * scale * x[s] (0 where p is NULL);
+   * x[s] <- exp(scale * x[s] - max); sum = the sum of those. count >= 1, x without infinities.              */
+  void (*TK_NONNULL soften)(float *x, const float *p, int32_t count, float scale, float *max, float *sum,
+                 float *product);
+  /* The way back through mix and the softmax of a divergence: x[s] <- rate * (share * x[s] - p[s]);
+   * weight_gradient[h] = sum_s x[s] * max(0, a[h, s]);  a[h, s] <- a[h, s] > 0 ? weight[h] * x[s] : 0.      */
+  void (*TK_NONNULL mix_back)(float *a, ptrdiff_t a_stride, const float *weight, int32_t heads, int32_t count,
+                   float *x, float share, const float *p, float rate, float *weight_gradient);
+
   /* -- the machine's own limits ------------------------------------------------------------------------ *
    * Runs `iterations` rounds of the fastest register-only multiply-accumulate of this table for the type
    * and returns how many multiply-adds that was.                                                           */

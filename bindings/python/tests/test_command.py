@@ -38,6 +38,27 @@ def test_errors_are_one_line():
     tamis("nonsense", status=2)
 
 
-@pytest.mark.parametrize("command", ["info"])
+def test_run():
+    printed, said = tamis("run", TOY, "-p", "def f(", "--max-tokens", "8")
+    record = json.loads(tamis("run", TOY, "-p", "def f(", "--max-tokens", "8", "--json")[0])
+    assert printed == record["text"] + "\n" and len(record["tokens"]) <= 8
+    assert "written at" in said and record["keys_attended"] <= record["keys_dense"]
+    asked = json.loads(tamis("run", TOY, "-p", "def f(", "--max-tokens", "2", "--chat", "--json")[0])
+    assert asked["prompt_tokens"] > record["prompt_tokens"]
+    _, said = tamis("run", TOY, "-p", "", status=1)
+    assert "tamis run: " in said and said.count("\n") == 1
+
+
+def test_bench():
+    record = json.loads(tamis("bench", TOY, "--contexts", "64,300,99999", "--tokens", "3", "--json")[0])
+    short, long = record["results"]
+    assert (short["context"], long["context"]) == (64, 300)
+    assert short["keys_attended"] == short["keys_dense"] == 3 * 2 * 4 * 65  # every token is visible and chosen
+    assert long["keys_attended"] == 3 * 4 * (128 + 301) and long["keys_dense"] == 3 * 2 * 4 * 301
+    assert "dense / sparse" in tamis("bench", TOY, "--contexts", "64", "--tokens", "1")[0]
+    tamis("bench", TOY, "--contexts", "many", status=1)
+
+
+@pytest.mark.parametrize("command", ["info", "run", "bench"])
 def test_help(command):
     assert "--json" in tamis(command, "--help")[0]

@@ -42,6 +42,13 @@ def test_rag_select():
     assert scored.group(1) == tokens.group(1)
 
 
+def test_generate():
+    printed = run("generate.py", ROOT / "Tests" / "Fixtures" / "toy-v32", "def f(x):\n    return x\n\ndef g(")
+    shares = [int(share) for share in re.findall(r"^ *(\d+)%  ", printed, flags=re.M)]
+    assert len(shares) == 4 and 98 <= sum(shares) <= 102
+    assert "deepseek_v32" in printed and "def g(" in printed
+
+
 @pytest.mark.parametrize("readme", ["README.md", "bindings/python/README.md"])
 def test_readme(readme):
     code, = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)

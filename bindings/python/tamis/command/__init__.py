@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .._context import Context
 from .._errors import Error
 
-COMMANDS = ("info",)
+COMMANDS = ("info", "run", "bench")
 Item = TypeVar("Item")
 
 

@@ -1,0 +1,262 @@
+// Fits an indexer to what was captured: sequences in random order, a sample of rows of each, a step of Adam. It works on a
+// copy, so that a fit which fails, diverges or is cancelled leaves the indexer as it was. Equal inputs and an equal seed
+// give equal bits, whatever the number of threads.
+
+package import TamisRuntime
+
+package struct FitOptions {
+  package typealias Progress =
+    @convention(c) (_ user: UnsafeMutableRawPointer?, _ step: UInt32, _ steps: UInt32, _ loss: Double) -> Int32
+
+  package var steps = 400
+  /// Query rows in a step.
+  package var rows = 128
+  package var learningRate: Float = 0.01
+  /// 0: the whole sequence (warm-up); else the k keys the indexer chooses (sparse stage).
+  package var selected = 0
+  package var seed: UInt64 = 0
+  /// Called after every step on the calling thread; not 0: stop, as cancelled.
+  package var progress: Progress?
+  package var user: UnsafeMutableRawPointer?
+
+  package init() {}
+}
+
+package struct FitReport: Sendable {
+  package var steps = 0
+  package var sequences = 0
+  package var rows = 0
+  /// Mean divergence of the first and the last steps, a sixteenth of all each; nats.
+  package var firstLoss = 0.0
+  package var lastLoss = 0.0
+  package var seconds = 0.0
+  /// Of the matrix products, multiply and add counted separately.
+  package var flops: UInt64 = 0
+  package var warnings: Warnings = []
+}
+
+/// What a reader of a report should know before believing it.
+package struct Warnings: OptionSet, Sendable {
+  package let rawValue: UInt32
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
+  /// Fewer than 8 sequences: diffuse layers overfit.
+  package static let fewSequences = Warnings(rawValue: 1)
+  /// Fewer than 1,024 query rows.
+  package static let fewRows = Warnings(rawValue: 2)
+
+  static func of(sequences: Int, rows: Int) -> Warnings {
+    var warnings: Warnings = []
+    if sequences < 8 { warnings.insert(.fewSequences) }
+    if rows < 1024 { warnings.insert(.fewRows) }
+    return warnings
+  }
+}
+
+extension LearnedIndexer {
+  package func fit(_ capture: Capture, _ options: FitOptions) throws(TamisError) -> FitReport {
+    try busy.enter("indexer")
+    defer { busy.leave() }
+    try capture.busy.enter("capture")
+    defer { capture.busy.leave() }
+    try check(capture, options)
+    let began = Clock.wall()
+    var run = try FitRun(self, capture, options)
+    defer { run.release() }
+    let token = context.beginCall()
+    for step in 0..<options.steps {
+      try context.checkCancelled(token)
+      let loss = try run.step(step)
+      if let progress = options.progress,
+        progress(
+          options.user, UInt32(truncatingIfNeeded: step &+ 1), UInt32(truncatingIfNeeded: options.steps), Double(loss)) != 0
+      {
+        throw TamisError(.cancelled, "fit: stopped by progress after step \(step &+ 1)")
+      }
+    }
+    try context.checkCancelled(token)
+    var report = try run.finish()
+    replace(run.parameters)
+    report.seconds = Double(Clock.wall() &- began) * 1e-9
+    return report
+  }
+
+  func check(_ capture: Capture, _ options: FitOptions) throws(TamisError) {
+    try check(capture)
+    guard (1...1 << 24).contains(options.steps) else {
+      throw TamisError(.argument, "options: steps is \(options.steps), expected 1 to 2^24")
+    }
+    guard (1...4096).contains(options.rows) else {
+      throw TamisError(.argument, "options: rows is \(options.rows), expected 1 to 4096")
+    }
+    guard options.learningRate.isFinite, options.learningRate > 0 else {
+      throw TamisError(.argument, "options: learning_rate is \(options.learningRate), expected more than 0")
+    }
+    guard options.selected >= 0, options.selected <= Capture.tokenLimit else {
+      throw TamisError(.argument, "options: selected is \(options.selected)")
+    }
+  }
+
+  func check(_ capture: Capture) throws(TamisError) {
+    guard let (width, features) = capture.sizes else { throw TamisError(.argument, "capture: is empty") }
+    guard width == shape.width, features == shape.features else {
+      throw TamisError(
+        .argument,
+        "capture: hidden states of \(width) and features of \(features), the indexer takes \(shape.width) and "
+          + "\(shape.features)")
+    }
+  }
+}
+
+/// A fit while it runs.
+private struct FitRun {
+  let parameters: Floats
+  private let gradient: Floats
+  private let options: FitOptions
+  private let capture: Capture
+  private let context: Context
+  private let work: Step
+  private var adam: Adam
+  private var random: SeededRandom
+  private let numbers: Positions  // [most rows of a sequence]
+  private var order: [Int]
+  private var losses = LossRecord()
+  private var flops: UInt64 = 0
+
+  init(_ indexer: LearnedIndexer, _ capture: Capture, _ options: FitOptions) throws(TamisError) {
+    let (context, shape) = (indexer.context, indexer.shape)
+    self.context = context
+    self.options = options
+    self.capture = capture
+    parameters = try Floats(context, shape.parameters, "fit")
+    parameters.copy(indexer.parameters)
+    gradient = try Floats(context, shape.parameters, "fit")
+    adam = try Adam(context, shape.parameters)
+    random = SeededRandom(seed: options.seed)
+    order = Array(capture.sequences.indices)
+    numbers = try Positions(context, capture.sequences.reduce(0) { max($0, $1.rows) })
+    let sizes = try StepMemory.sizes(capture)
+    let memory = try StepMemory(
+      context, shape, tokens: sizes.tokens, rows: min(options.rows, sizes.rows), targetFloats: sizes.target,
+      gradients: true)
+    work = Step(
+      context, shape, memory, RotaryTable.fill(memory, frequencies: indexer.frequencies), selected: options.selected)
+  }
+
+  func release() { work.memory.release(context) }
+
+  mutating func step(_ number: Int) throws(TamisError) -> Float {
+    let turn = number % order.count
+    if turn == 0 { shuffle() }
+    let sequence = capture.sequences[order[turn]]
+    let rows = sample(sequence)
+    let loss = work.run(parameters.start, sequence, rows: rows, gradient: gradient.start)
+    guard loss.isFinite, gradient.allFinite else {
+      throw TamisError(
+        .argument, "fit: diverged at step \(number &+ 1), the loss is \(loss); try a smaller learning_rate")
+    }
+    try losses.add(loss, of: options.steps)
+    adam.step(parameters, gradient: gradient, rate: rate(number))
+    flops &+= work.flops(sequence, rows)
+    return loss
+  }
+
+  func finish() throws(TamisError) -> FitReport {
+    guard parameters.allFinite else {
+      throw TamisError(.argument, "fit: diverged, parameters are no longer finite; try a smaller learning_rate")
+    }
+    var report = FitReport()
+    report.steps = options.steps
+    report.sequences = capture.count
+    report.rows = capture.rows
+    report.firstLoss = losses.first
+    report.lastLoss = losses.last
+    report.flops = flops
+    report.warnings = .of(sequences: capture.count, rows: capture.rows)
+    return report
+  }
+
+  /// Ten steps up, then down in a straight line to a twentieth.
+  private func rate(_ step: Int) -> Float {
+    let warm = min(1, Float(step &+ 1) / 10)
+    return options.learningRate * warm * (1 - 0.95 * Float(step) / Float(options.steps))
+  }
+
+  private mutating func shuffle() {
+    for i in order.indices.dropFirst() { order.swapAt(i, random.integer(below: i &+ 1)) }
+  }
+
+  /// Distinct rows of a sequence, positions ascending.
+  private mutating func sample(_ sequence: CapturedSequence) -> UnsafeBufferPointer<Int32> {
+    let count = min(options.rows, sequence.rows)
+    for i in 0..<max(sequence.rows, 0) { numbers.start[i] = Int32(truncatingIfNeeded: i) }
+    for i in 0..<max(count, 0) {
+      let other = i &+ random.integer(below: sequence.rows &- i)
+      (numbers.start[i], numbers.start[other]) = (numbers.start[other], numbers.start[i])
+    }
+    var chosen = UnsafeMutableBufferPointer(start: numbers.start, count: count)
+    let positions = sequence.positions.start
+    chosen.sort { (positions[Int($0)], $0) < (positions[Int($1)], $1) }
+    return UnsafeBufferPointer(chosen)
+  }
+}
+
+/// The losses at both ends of a fit, and whether it runs away.
+private struct LossRecord {
+  private var start = 0.0
+  private var startCount = 0
+  private var end = 0.0
+  private var endCount = 0
+  private var recent = 0.0
+  private var count = 0
+
+  var first: Double { start / Double(max(startCount, 1)) }
+  var last: Double { end / Double(max(endCount, 1)) }
+
+  mutating func add(_ loss: Float, of steps: Int) throws(TamisError) {
+    let value = Double(loss)
+    let part = max(1, steps / 16)
+    if count < part { (start, startCount) = (start + value, startCount &+ 1) }
+    if count >= steps &- part { (end, endCount) = (end + value, endCount &+ 1) }
+    recent = count == 0 ? value : 0.9 * recent + 0.1 * value
+    count &+= 1
+    guard recent <= 2 * first + 1 else {
+      throw TamisError(
+        .argument, "fit: diverged at step \(count), the loss went from \(first) to \(recent); try a smaller learning_rate")
+    }
+  }
+}
+
+extension Step {
+  /// Of the products of a step: three over what each row sees, and the projections with their gradients.
+  func flops(_ sequence: CapturedSequence, _ rows: UnsafeBufferPointer<Int32>) -> UInt64 {
+    var (pairs, longest) = (0, 0)
+    for row in rows {
+      pairs &+= sequence.visible(Int(row))
+      longest = max(longest, sequence.visible(Int(row)))
+    }
+    let scores = 3 &* pairs &* shape.queryWidth
+    let queries = 2 &* rows.count &* (shape.features &* shape.queryWidth &+ shape.width &* shape.heads)
+    let keys = 2 &* longest &* shape.width &* shape.dim
+    return 2 &* UInt64(truncatingIfNeeded: scores &+ queries &+ keys &+ sequence.attention.products(pairs: pairs))
+  }
+}
+
+extension CapturedAttention {
+  /// Multiply-adds that computing p for so many pairs takes.
+  func products(pairs: Int) -> Int {
+    if case .heads(let host) = self { pairs &* host.heads &* host.dim } else { 0 }
+  }
+}
+
+extension StepMemory {
+  /// The most of any captured sequence.
+  static func sizes(_ capture: Capture) throws(TamisError) -> (tokens: Int, rows: Int, target: Int) {
+    var (tokens, rows, target) = (0, 0, 0)
+    for sequence in capture.sequences {
+      tokens = max(tokens, sequence.tokens)
+      rows = max(rows, sequence.rows)
+      target = max(target, try TargetRows.scratch(sequence))
+    }
+    return (tokens, rows, target)
+  }
+}
