@@ -599,6 +599,68 @@ TAMIS_API tamis_status tamis_trace_read(tamis_trace *trace, double *mass, uint64
 
 /* Forgets what was traced. */
 TAMIS_API tamis_status tamis_trace_clear(tamis_trace *trace);
+/* -- 6.4 generate --------------------------------------------------------------------------------------------- */
+
+enum {
+  TAMIS_STOP_NONE = 0,       /* it goes on                                            */
+  TAMIS_STOP_END_TOKEN = 1,  /* the model's own, or one of stop_tokens                */
+  TAMIS_STOP_TEXT = 2,       /* one of stop_texts, which is not handed out            */
+  TAMIS_STOP_MAX_TOKENS = 3,
+  TAMIS_STOP_FULL = 4,       /* the sequence has as many tokens as the model allows   */
+  TAMIS_STOP_CALLER = 5      /* the callback said so                                  */
+};
+
+typedef struct tamis_generate_options {
+  uint32_t size;
+  uint32_t max_tokens;                  /* 0: as many as the model has positions for                            */
+  const tamis_sampler_options *sampler; /* NULL: the best token each time                                       */
+  const tamis_eval_options *eval;       /* all_logits unset; traces [1]. Callbacks and traces are used as long as
+                                           the generation lives                                                 */
+  const int32_t *stop_tokens;           /* [stop_token_count <= 4096]                                           */
+  size_t stop_token_count;
+  const char *const *stop_texts;        /* [stop_text_count <= 256], zero-terminated UTF-8, 64 KiB together      */
+  size_t stop_text_count;
+  uint32_t ignore_end;                  /* non-zero: the model's own end tokens do not stop                     */
+} tamis_generate_options;
+#define TAMIS_GENERATE_OPTIONS_INIT { sizeof(tamis_generate_options), 0, NULL, NULL, NULL, 0, NULL, 0, 0 }
+
+/* One step of a generation. The counts are of the generation so far. */
+typedef struct tamis_generated {
+  uint32_t size;          /* set by the caller: sizeof(tamis_generated)                                         */
+  int32_t token;          /* chosen in this step; -1: none (TAMIS_STOP_FULL)                                    */
+  const char *text;       /* what is certain now: whole characters of valid UTF-8 and a final zero; "" while it may
+                             become a stop text, for special tokens, and without tokenizer.json. The library's own,
+                             until the next call with the generation                                            */
+  size_t bytes;           /* of text                                                                            */
+  int32_t stop;           /* TAMIS_STOP_...                                                                     */
+  uint64_t prompt_tokens;
+  uint64_t tokens;        /* chosen, the end token included                                                     */
+  double prefill_seconds;
+  double decode_seconds;
+} tamis_generated;
+#define TAMIS_GENERATED_INIT { sizeof(tamis_generated), 0, NULL, 0, 0, 0, 0, 0, 0 }
+
+typedef struct tamis_generation tamis_generation;
+
+/* Evaluates a prompt of at least one token behind what seq holds, and prepares to continue it. The generation keeps
+ * model and seq alive; seq must not be changed by others until it ends, and then holds prompt and tokens without the
+ * last one chosen. Errors: those of tamis_model_eval; E_UNSUPPORTED (stop_texts without tokenizer.json). */
+TAMIS_API tamis_status tamis_generation_create(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+                                               const tamis_generate_options *options,
+                                               tamis_generation **generation);
+TAMIS_API void tamis_generation_free(tamis_generation *generation);
+
+/* The next token. A failed call (memory, budget, cancel) may be made again and then goes on; after a stop:
+ * E_ARGUMENT. The same prompt, options and seed: the same tokens. From one thread at a time (E_BUSY). */
+TAMIS_API tamis_status tamis_generation_next(tamis_generation *generation, tamis_generated *generated);
+
+/* Called on the calling thread after each step; not 0: stop (TAMIS_STOP_CALLER). */
+typedef int32_t (*tamis_on_token)(void *user, const tamis_generated *generated);
+
+/* All of it in one call. on_token may be NULL; generated: the last step, its text NULL. */
+TAMIS_API tamis_status tamis_model_generate(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
+                                            const tamis_generate_options *options, tamis_on_token on_token,
+                                            void *user, tamis_generated *generated);
 /* ================================================ 7. Cost meter ================================================= *
  * What work cost, what a dense attention would have cost, what it will cost, and a limit that is asked before.
  *   machine     what a machine can do, measured here or published;       gives predictions and break-even contexts
@@ -814,68 +876,96 @@ typedef struct tamis_bill {
  * E_ARGUMENT (more cached and written than input tokens; an amount that needs more than 38 digits). */
 TAMIS_API tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
 
-/* -- 6.4 generate --------------------------------------------------------------------------------------------- */
+/* -- 7.4 meters ----------------------------------------------------------------------------------------------- *
+ * A tree of records: a context has a root, and a child (a tenant, a request) charges its parents too. A call is
+ * charged, when it succeeds, to the meter that its thread has entered last, whatever its context, or else to the root
+ * of its context. Charges, reads and budgets are one consistent moment each, from any number of threads.           */
+
+/* Amounts that budgets limit: the units in `units` count, the others are ignored. */
+enum { TAMIS_UNIT_MONEY = 1, TAMIS_UNIT_TOKENS = 2, TAMIS_UNIT_FLOPS = 4, TAMIS_UNIT_NANOSECONDS = 8 };
+
+typedef struct tamis_amount {
+  uint32_t size;
+  uint32_t units;      /* TAMIS_UNIT_... added up                                                               */
+  char money[64];      /* decimal text, at least 0                                                              */
+  char currency[8];    /* "USD"                                                                                 */
+  uint64_t tokens;     /* input and output together                                                             */
+  uint64_t flops;
+  uint64_t nanoseconds;
+} tamis_amount;
+#define TAMIS_AMOUNT_INIT { sizeof(tamis_amount), 0, "", "", 0, 0, 0 }
+
+typedef struct tamis_meter_options {
+  uint32_t size;
+  uint32_t energy;            /* non-zero: while a thread is inside, the processor packages' energy (RAPL) is read.
+                                 It is the whole machine's: with two such meters entered at a time it counts as not
+                                 measured, and so where there are no counters                                   */
+  const char *label;          /* UTF-8, at most 256 bytes; NULL: ""                                             */
+  tamis_machine *machine;     /* estimates dense_nanoseconds of what is charged here. NULL: the parent's, or
+                                 none. Calls that ran densely count as measured without it                      */
+  const tamis_amount *budget; /* limits of what may be reserved here and below; NULL: none                      */
+} tamis_meter_options;
+#define TAMIS_METER_OPTIONS_INIT { sizeof(tamis_meter_options), 0, NULL, NULL, NULL }
+
+/* A meter below parent, which it keeps alive; parent NULL: a root of its own. At most 32 levels. */
+TAMIS_API tamis_status tamis_meter_create(tamis_meter *parent, const tamis_meter_options *options, tamis_meter **meter);
+
+/* The root meter of a context: all its calls, since it was made, that were charged to no other meter or to one below.
+ * Freed like one that was created; the meter itself lives on. */
+TAMIS_API tamis_status tamis_ctx_meter(tamis_ctx *ctx, tamis_meter **meter);
+
+/* A thread that is inside keeps the meter alive. Reservations that nobody settled count as spent by the parents. */
+TAMIS_API void tamis_meter_free(tamis_meter *meter);
+
+/* From now on this thread's calls are charged to the meter; enters may be nested, at most 64 deep. Leave meters in the
+ * reverse order (E_ARGUMENT: it is not the one entered last), on the same thread, before it ends. leave(NULL) leaves
+ * the one entered last, such as one whose handle was freed meanwhile. */
+TAMIS_API tamis_status tamis_meter_enter(tamis_meter *meter);
+TAMIS_API tamis_status tamis_meter_leave(tamis_meter *meter);
+
+/* Adds a cost here and to all parents, or nowhere: tokens, which only the caller knows, or work done elsewhere. E_FULL:
+ * a counter would pass 2^64-1. */
+TAMIS_API tamis_status tamis_meter_charge(tamis_meter *meter, const tamis_cost *cost);
+TAMIS_API tamis_status tamis_meter_read(tamis_meter *meter, tamis_cost *cost);
+
+/* Holds an upper bound before the work, here and in all parents. E_BUDGET: one of them has not that much left, and
+ * nothing is held. E_ARGUMENT: a unit is limited and the amount does not name it. E_FULL: 65,536 are open. */
+TAMIS_API tamis_status tamis_meter_reserve(tamis_meter *meter, const tamis_amount *amount, uint64_t *reservation);
+
+/* Replaces a reservation by what the work took, in the same units, and at most as much (else E_ARGUMENT, and it stays
+ * open: settle what was reserved). Settling twice: E_ARGUMENT. */
+TAMIS_API tamis_status tamis_meter_settle(tamis_meter *meter, uint64_t reservation, const tamis_amount *actual);
+
+/* New limits in the units of the old ones. A limit below what is held and spent refuses all more. */
+TAMIS_API tamis_status tamis_meter_set_budget(tamis_meter *meter, const tamis_amount *budget);
+
+/* The limit, what open reservations hold and what is spent, in one moment; each may be NULL. */
+TAMIS_API tamis_status tamis_meter_budget(tamis_meter *meter, tamis_amount *limit, tamis_amount *reserved,
+                                          tamis_amount *spent);
 
 enum {
-  TAMIS_STOP_NONE = 0,       /* it goes on                                            */
-  TAMIS_STOP_END_TOKEN = 1,  /* the model's own, or one of stop_tokens                */
-  TAMIS_STOP_TEXT = 2,       /* one of stop_texts, which is not handed out            */
-  TAMIS_STOP_MAX_TOKENS = 3,
-  TAMIS_STOP_FULL = 4,       /* the sequence has as many tokens as the model allows   */
-  TAMIS_STOP_CALLER = 5      /* the callback said so                                  */
+  TAMIS_EXPORT_JSON = 1,          /* a line for each meter                                                      */
+  TAMIS_EXPORT_PROMETHEUS = 2,    /* the text format 0.0.4                                                      */
+  TAMIS_EXPORT_OPENTELEMETRY = 3, /* one JSON object of attributes, gen_ai.usage.* and tamis.*; one meter       */
+  TAMIS_EXPORT_OPENAI = 4,        /* the `usage` object of a chat completion; one meter                         */
+  TAMIS_EXPORT_LANGCHAIN = 5,     /* `usage_metadata`; one meter                                                */
+  TAMIS_EXPORT_CSV = 6            /* a header and a row for each meter                                          */
 };
 
-typedef struct tamis_generate_options {
+typedef struct tamis_export_options {
   uint32_t size;
-  uint32_t max_tokens;                  /* 0: as many as the model has positions for                            */
-  const tamis_sampler_options *sampler; /* NULL: the best token each time                                       */
-  const tamis_eval_options *eval;       /* all_logits unset; traces [1]. Callbacks and traces are used as long as
-                                           the generation lives                                                 */
-  const int32_t *stop_tokens;           /* [stop_token_count <= 4096]                                           */
-  size_t stop_token_count;
-  const char *const *stop_texts;        /* [stop_text_count <= 256], zero-terminated UTF-8, 64 KiB together      */
-  size_t stop_text_count;
-  uint32_t ignore_end;                  /* non-zero: the model's own end tokens do not stop                     */
-} tamis_generate_options;
-#define TAMIS_GENERATE_OPTIONS_INIT { sizeof(tamis_generate_options), 0, NULL, NULL, NULL, 0, NULL, 0, 0 }
+  uint32_t no_header;             /* non-zero: CSV rows only                                                    */
+  const char *model;              /* the model's name; NULL: ""                                                 */
+  tamis_prices *prices;           /* adds their bills; NULL: none                                               */
+  uint64_t time_unix_nanoseconds; /* of the record; 0: left out                                                 */
+} tamis_export_options;
+#define TAMIS_EXPORT_OPTIONS_INIT { sizeof(tamis_export_options), 0, NULL, NULL, 0 }
 
-/* One step of a generation. The counts are of the generation so far. */
-typedef struct tamis_generated {
-  uint32_t size;          /* set by the caller: sizeof(tamis_generated)                                         */
-  int32_t token;          /* chosen in this step; -1: none (TAMIS_STOP_FULL)                                    */
-  const char *text;       /* what is certain now: whole characters of valid UTF-8 and a final zero; "" while it may
-                             become a stop text, for special tokens, and without tokenizer.json. The library's own,
-                             until the next call with the generation                                            */
-  size_t bytes;           /* of text                                                                            */
-  int32_t stop;           /* TAMIS_STOP_...                                                                     */
-  uint64_t prompt_tokens;
-  uint64_t tokens;        /* chosen, the end token included                                                     */
-  double prefill_seconds;
-  double decode_seconds;
-} tamis_generated;
-#define TAMIS_GENERATED_INIT { sizeof(tamis_generated), 0, NULL, 0, 0, 0, 0, 0, 0 }
-
-typedef struct tamis_generation tamis_generation;
-
-/* Evaluates a prompt of at least one token behind what seq holds, and prepares to continue it. The generation keeps
- * model and seq alive; seq must not be changed by others until it ends, and then holds prompt and tokens without the
- * last one chosen. Errors: those of tamis_model_eval; E_UNSUPPORTED (stop_texts without tokenizer.json). */
-TAMIS_API tamis_status tamis_generation_create(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
-                                               const tamis_generate_options *options,
-                                               tamis_generation **generation);
-TAMIS_API void tamis_generation_free(tamis_generation *generation);
-
-/* The next token. A failed call (memory, budget, cancel) may be made again and then goes on; after a stop:
- * E_ARGUMENT. The same prompt, options and seed: the same tokens. From one thread at a time (E_BUSY). */
-TAMIS_API tamis_status tamis_generation_next(tamis_generation *generation, tamis_generated *generated);
-
-/* Called on the calling thread after each step; not 0: stop (TAMIS_STOP_CALLER). */
-typedef int32_t (*tamis_on_token)(void *user, const tamis_generated *generated);
-
-/* All of it in one call. on_token may be NULL; generated: the last step, its text NULL. */
-TAMIS_API tamis_status tamis_model_generate(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
-                                            const tamis_generate_options *options, tamis_on_token on_token,
-                                            void *user, tamis_generated *generated);
+/* The records of some meters, as they are now, in another program's form (docs/cost.md). text, capacity and needed as
+ * in tamis_ctx_describe; a meter that counts meanwhile may need more the next time. E_FULL: more than 16 MiB. */
+TAMIS_API tamis_status tamis_meter_export(tamis_meter *const *meters, size_t count, int32_t format,
+                                          const tamis_export_options *options, char *text, size_t capacity,
+                                          size_t *needed);
 
 #ifdef __cplusplus
 }

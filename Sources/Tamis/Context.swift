@@ -2,6 +2,7 @@
 
 public import CTamis
 import TamisKernels
+import TamisMeter
 import TamisRuntime
 
 @_cdecl("tamis_ctx_create") @implementation
@@ -20,6 +21,7 @@ public func tamis_ctx_create(
     wanted.parallel = given.parallel
     wanted.log = given.log
     wanted.user = given.user
+    wanted.recorder = try Meter(label: "").recorder
     ctx.pointee = handle(try Context.create(wanted))
   }
 }

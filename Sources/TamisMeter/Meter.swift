@@ -9,6 +9,10 @@ package import TamisRuntime
 package final class Meter: Sendable {
   package let label: String
   package let parent: Meter?
+  /// Estimates the dense counterfactual's time of what is charged here: its own, or its parent's.
+  package let machine: MachineProfile?
+  /// While a thread is inside, the processor's energy is read.
+  package let readsEnergy: Bool
   private let depth: Int
   private let state: Mutex<State>
 
@@ -30,7 +34,10 @@ package final class Meter: Sendable {
   }
 
   /// `budget` limits what may be reserved here and below; a unit without a value is not limited.
-  package init(label: String, parent: Meter? = nil, budget: Amount = Amount()) throws(TamisError) {
+  package init(
+    label: String, parent: Meter? = nil, budget: Amount = Amount(), machine: MachineProfile? = nil,
+    readsEnergy: Bool = false
+  ) throws(TamisError) {
     guard label.utf8.count <= Meter.longestLabel else {
       throw TamisError(.argument, "meter: a label of \(label.utf8.count) bytes, expected at most \(Meter.longestLabel)")
     }
@@ -41,6 +48,8 @@ package final class Meter: Sendable {
     try budget.validate()
     self.label = label
     self.parent = parent
+    self.readsEnergy = readsEnergy
+    self.machine = machine ?? parent?.machine
     depth = level
     state = Mutex(State(budget: budget, reserved: budget.nothing, spent: budget.nothing))
   }

@@ -17,8 +17,13 @@ package struct Recorder: Sendable {
   /// The recorder that the calling thread entered last.
   package static var current: Recorder? { entered?.recorder }
 
-  package func enter() {
+  package static let deepest = 64
+
+  package func enter() throws(TamisError) {
     let entry = Entry(self, outer: Recorder.entered)
+    guard entry.depth <= Recorder.deepest else {
+      throw TamisError(.argument, "meter: more than \(Recorder.deepest) entered and not left on this thread")
+    }
     tamis_shims_set_charged(Unmanaged.passRetained(entry).toOpaque())
   }
 
@@ -38,7 +43,9 @@ package struct Recorder: Sendable {
   private final class Entry {
     let recorder: Recorder
     let outer: Entry?
+    let depth: Int
     init(_ recorder: Recorder, outer: Entry?) {
+      depth = (outer?.depth ?? 0) &+ 1
       self.recorder = recorder
       self.outer = outer
     }
