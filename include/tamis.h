@@ -836,12 +836,12 @@ TAMIS_API void tamis_prices_free(tamis_prices *prices);
 typedef struct tamis_cost {
   uint32_t size;
   uint32_t basis;                /* TAMIS_BASIS_... of dense_nanoseconds                                        */
-  uint64_t calls;                /* these seven as in tamis_counters                                            */
+  uint64_t calls;                /* these six and flops, bytes as in tamis_counters, all operators together     */
   uint64_t queries;
   uint64_t keys_scored;
   uint64_t keys_selected;
   uint64_t keys_attended;
-  uint64_t keys_dense;
+  uint64_t keys_dense;           /* of attend alone: keys_dense - keys_attended were avoided                    */
   uint64_t input_tokens;         /* cached and written ones included                                            */
   uint64_t cached_tokens;
   uint64_t cache_write_tokens;   /* that a provider wrote to its cache                                          */

@@ -87,6 +87,13 @@ install_frameworks() {
     gunicorn 'transformers>=5.23' || return 0
 }
 
+# The parsers that read the meter's exports back. Fails quietly: the tests say what they lack.
+install_parsers() {
+  "$python" -c 'import prometheus_client, opentelemetry.semconv, openai' 2> /dev/null && return
+  "$python" -m pip install -q --disable-pip-version-check prometheus-client opentelemetry-semantic-conventions openai ||
+    return 0
+}
+
 set_up() {
   export HOME=${HOME:-/root}
   install_missing git git make make g++ g++ cmake cmake ninja ninja-build pkg-config pkg-config objdump binutils \

@@ -45,6 +45,8 @@ extension Cost {
   /// indexer it does not have; only its attention over all keys must be estimated, by the machine's rates.
   package init(_ operation: Operator, _ sample: Sample, on machine: MachineProfile?) {
     self.init(sample)
+    // The indexer's operators count what they might see, too; what attention would have compared counts once.
+    if operation != .attend { keysDense = 0 }
     switch operation {
     case .index, .topk, .select: setDenseTime(nanoseconds: 0, basis: .measured)
     case .attend where sample.keysAttended != sample.keysDense:

@@ -285,6 +285,249 @@ static void bills(void) {
   tamis_prices_free(list);
 }
 
+/* --------------------------------------------------------------------------------------------------------- meters */
+
+static tamis_meter *meter_with(tamis_meter *parent, const tamis_meter_options *options) {
+  tamis_meter *meter = NULL;
+  CHECK_OK(tamis_meter_create(parent, options, &meter));
+  return meter;
+}
+
+static tamis_cost read_of(tamis_meter *meter) {
+  tamis_cost cost = TAMIS_COST_INIT;
+  CHECK_OK(tamis_meter_read(meter, &cost));
+  return cost;
+}
+
+static void charges(tamis_ctx *ctx) {
+  tamis_meter *made = NULL, *root = NULL;
+  tamis_meter_options options = TAMIS_METER_OPTIONS_INIT;
+  char label[300];
+  memset(label, 'x', sizeof label);
+  label[257] = 0;
+  options.label = label;
+  REFUSED(ARGUMENT, "tamis_meter_create", tamis_meter_create(NULL, &options, &made));
+  options.label = "\xff";
+  REFUSED(ARGUMENT, "tamis_meter_create", tamis_meter_create(NULL, &options, &made));
+  REFUSED(ARGUMENT, "tamis_meter_create", tamis_meter_create(NULL, NULL, NULL));
+  REFUSED(ARGUMENT, "tamis_ctx_meter", tamis_ctx_meter(NULL, &made));
+  REFUSED(ARGUMENT, "tamis_ctx_meter", tamis_ctx_meter(ctx, NULL));
+  CHECK_OK(tamis_ctx_meter(ctx, &root));
+  made = meter_with(root, NULL);
+  tamis_meter *chain[40] = {made};
+  int levels = 1;
+  while (levels < 40 && tamis_meter_create(chain[levels - 1], NULL, &chain[levels]) == TAMIS_OK) levels++;
+  CHECK(levels == 31 && strncmp(tamis_last_error(), "tamis_meter_create", 18) == 0);
+  for (int i = 1; i < levels - 1; i++) tamis_meter_free(chain[i]); /* the last one keeps them alive */
+
+  tamis_cost cost = TAMIS_COST_INIT;
+  REFUSED(ARGUMENT, "tamis_meter_charge", tamis_meter_charge(NULL, &cost));
+  REFUSED(ARGUMENT, "tamis_meter_charge", tamis_meter_charge(made, NULL));
+  REFUSED(ARGUMENT, "tamis_meter_read", tamis_meter_read(NULL, &cost));
+  REFUSED(ARGUMENT, "tamis_meter_read", tamis_meter_read(made, NULL));
+  const tamis_cost before = read_of(root);
+  cost.output_tokens = UINT64_MAX - 5;
+  CHECK_OK(tamis_meter_charge(chain[levels - 1], &cost));
+  tamis_meter_free(chain[levels - 1]);
+  CHECK(read_of(made).output_tokens == UINT64_MAX - 5); /* a freed meter's charges stay */
+  cost.output_tokens = 6;
+  cost.flops = 1;
+  tamis_meter *other = meter_with(root, NULL);
+  REFUSED(FULL, "tamis_meter_charge", tamis_meter_charge(other, &cost)); /* its parent is full */
+  CHECK(read_of(other).output_tokens == 0 && read_of(other).flops == 0);
+  CHECK(read_of(root).output_tokens == UINT64_MAX - 5 && read_of(root).flops == before.flops);
+  cost.output_tokens = 5;
+  CHECK_OK(tamis_meter_charge(other, &cost));
+  cost.cached_tokens = 1; /* of no input */
+  REFUSED(ARGUMENT, "tamis_meter_charge", tamis_meter_charge(other, &cost));
+
+  /* 128-bit inside, and stopping at 2^64-1 here. */
+  cost = before;
+  memset((char *)&cost + 8, 0, sizeof cost - 16);
+  cost.microjoules = -1;
+  cost.flops = UINT64_MAX;
+  cost.size = sizeof cost;
+  cost.basis = TAMIS_BASIS_NONE;
+  CHECK_OK(tamis_meter_charge(other, &cost));
+  CHECK_OK(tamis_meter_charge(other, &cost));
+  CHECK(read_of(other).flops == UINT64_MAX);
+  char text[4096];
+  CHECK_OK(tamis_meter_export(&other, 1, TAMIS_EXPORT_JSON, NULL, text, sizeof text, NULL));
+  CHECK(strstr(text, "\"flops\":36893488147419103231") != NULL);
+  tamis_meter_free(other);
+  tamis_meter_free(made);
+  tamis_meter_free(root);
+  tamis_meter_free(NULL);
+}
+
+/* A call's counts arrive at the meter that is entered, and at its parents. */
+static void entering(void) {
+  tamis_ctx *ctx = NULL;
+  tamis_meter *root = NULL;
+  CHECK_OK(tamis_ctx_create(NULL, &ctx));
+  CHECK_OK(tamis_ctx_meter(ctx, &root));
+  tamis_meter *tenant = meter_with(root, NULL), *request = meter_with(tenant, NULL);
+  static float scores[64];
+  static int32_t chosen[8];
+  const tamis_tensor from = {scores, TAMIS_F32, 2, {1, 64}, {0}, NULL, 0}, to = {chosen, TAMIS_I32, 2, {1, 8}, {0}, NULL, 0};
+  CHECK_OK(tamis_topk(ctx, &from, NULL, &to)); /* the root's own */
+  REFUSED(ARGUMENT, "tamis_meter_enter", tamis_meter_enter(NULL));
+  REFUSED(ARGUMENT, "tamis_meter_leave", tamis_meter_leave(request));
+  REFUSED(ARGUMENT, "tamis_meter_leave", tamis_meter_leave(NULL));
+  CHECK_OK(tamis_meter_enter(tenant));
+  CHECK_OK(tamis_meter_enter(request));
+  REFUSED(ARGUMENT, "tamis_meter_leave", tamis_meter_leave(tenant)); /* not the last one */
+  CHECK_OK(tamis_topk(ctx, &from, NULL, &to));
+  CHECK_OK(tamis_topk(NULL, &from, NULL, &to)); /* without a context, but on this thread */
+  CHECK(tamis_topk(ctx, &from, NULL, NULL) == TAMIS_E_ARGUMENT); /* a failed call costs nothing */
+  CHECK_OK(tamis_meter_leave(request));
+  CHECK_OK(tamis_topk(ctx, &from, NULL, &to));
+  CHECK_OK(tamis_meter_leave(tenant));
+  CHECK(read_of(request).calls == 2 && read_of(tenant).calls == 3 && read_of(root).calls == 4);
+  CHECK(read_of(root).basis == TAMIS_BASIS_MEASURED && read_of(root).dense_nanoseconds == 0);
+  CHECK(read_of(root).microjoules == -1);
+  tamis_counters counters = TAMIS_COUNTERS_INIT;
+  CHECK_OK(tamis_ctx_counters(ctx, TAMIS_OP_ALL, &counters));
+  CHECK(counters.calls == 3);
+
+  int deep = 0;
+  while (tamis_meter_enter(request) == TAMIS_OK && deep < 100) deep++;
+  CHECK(deep == 64 && strncmp(tamis_last_error(), "tamis_meter_enter", 17) == 0);
+  tamis_meter_free(request); /* freed while in use: it counts on */
+  CHECK_OK(tamis_topk(ctx, &from, NULL, &to));
+  CHECK(read_of(tenant).calls == 4);
+  for (; deep > 0; deep--) CHECK_OK(tamis_meter_leave(NULL));
+  REFUSED(ARGUMENT, "tamis_meter_leave", tamis_meter_leave(NULL));
+  tamis_ctx_free(ctx); /* the root lives on */
+  CHECK(read_of(root).calls == 5);
+  tamis_meter_free(root);
+  tamis_meter_free(tenant);
+}
+
+/* -------------------------------------------------------------------------------------------------------- budgets */
+
+static tamis_amount amount_of(uint32_t units, const char *money, const char *currency, uint64_t tokens) {
+  tamis_amount amount = TAMIS_AMOUNT_INIT;
+  amount.units = units;
+  strncpy(amount.money, money, sizeof amount.money);
+  strncpy(amount.currency, currency, sizeof amount.currency);
+  amount.tokens = tokens;
+  return amount;
+}
+
+static void budgets(void) {
+  const uint32_t both = TAMIS_UNIT_MONEY | TAMIS_UNIT_TOKENS;
+  tamis_amount limit = amount_of(both, "1", "USD", 100);
+  tamis_meter_options options = TAMIS_METER_OPTIONS_INIT;
+  options.budget = &limit;
+  tamis_meter *made = NULL;
+  static const char *const wrong[][2] = {{"-1", "USD"}, {"1", "usd"}, {"1", ""}, {"", "USD"}, {"1,5", "USD"}, {"NaN", "USD"}};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    limit = amount_of(both, wrong[i][0], wrong[i][1], 100);
+    CHECK(tamis_meter_create(NULL, &options, &made) < 0 && made == NULL);
+  }
+  limit = amount_of(16, "", "", 0);
+  REFUSED(ARGUMENT, "tamis_meter_create", tamis_meter_create(NULL, &options, &made));
+  limit = amount_of(both, "1", "USD", 100);
+  memset(limit.money, '9', sizeof limit.money); /* no final zero: 64 digits */
+  CHECK(tamis_meter_create(NULL, &options, &made) < 0 && made == NULL);
+  limit = amount_of(both, "1", "USD", 100);
+  tamis_meter *root = meter_with(NULL, &options), *tenant = meter_with(root, NULL);
+
+  const char *function = "tamis_meter_reserve";
+  uint64_t held = 0, more = 7;
+  tamis_amount wanted = amount_of(both, "0.7", "USD", 60);
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(NULL, &wanted, &held));
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(tenant, NULL, &held));
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(tenant, &wanted, NULL));
+  CHECK_OK(tamis_meter_reserve(tenant, &wanted, &held));
+  const tamis_amount dearer = amount_of(both, "0.3000000000000000000000000000001", "USD", 1);
+  const tamis_amount longer = amount_of(both, "0.1", "USD", 41);
+  const tamis_amount unnamed = amount_of(TAMIS_UNIT_MONEY, "0.1", "USD", 1);
+  const tamis_amount euros = amount_of(both, "0.1", "EUR", 1);
+  const tamis_amount negative = amount_of(both, "-0.1", "USD", 1);
+  REFUSED(BUDGET, function, tamis_meter_reserve(tenant, &dearer, &more));
+  REFUSED(BUDGET, function, tamis_meter_reserve(tenant, &longer, &more));
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(tenant, &unnamed, &more));
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(tenant, &euros, &more));
+  REFUSED(ARGUMENT, function, tamis_meter_reserve(tenant, &negative, &more));
+  CHECK(more == 7);
+
+  function = "tamis_meter_settle";
+  const tamis_amount over = amount_of(both, "0.7", "USD", 61), took = amount_of(both, "0.25", "USD", 40);
+  REFUSED(ARGUMENT, function, tamis_meter_settle(NULL, held, &took));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(tenant, held, NULL));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(tenant, held, &over));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(tenant, held, &unnamed));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(tenant, held + 1, &took));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(root, held, &took)); /* another meter's */
+  CHECK_OK(tamis_meter_settle(tenant, held, &took));
+  REFUSED(ARGUMENT, function, tamis_meter_settle(tenant, held, &took)); /* twice */
+  tamis_amount now = TAMIS_AMOUNT_INIT, reserved = TAMIS_AMOUNT_INIT, spent = TAMIS_AMOUNT_INIT;
+  CHECK_OK(tamis_meter_budget(root, &now, &reserved, &spent));
+  CHECK(now.units == both && now.tokens == 100 && strcmp(now.money, "1") == 0 && strcmp(now.currency, "USD") == 0);
+  CHECK(reserved.tokens == 0 && strcmp(reserved.money, "0") == 0);
+  CHECK(spent.tokens == 40 && strcmp(spent.money, "0.25") == 0);
+  CHECK_OK(tamis_meter_budget(tenant, &now, NULL, NULL));
+  CHECK(now.units == 0);
+  REFUSED(ARGUMENT, "tamis_meter_budget", tamis_meter_budget(NULL, &now, NULL, NULL));
+  spent.size = 3;
+  now.tokens = 5;
+  REFUSED(ARGUMENT, "tamis_meter_budget", tamis_meter_budget(root, &now, NULL, &spent));
+  CHECK(now.tokens == 5);
+
+  function = "tamis_meter_set_budget";
+  const tamis_amount smaller = amount_of(both, "0.2", "USD", 10);
+  REFUSED(ARGUMENT, function, tamis_meter_set_budget(NULL, &smaller));
+  REFUSED(ARGUMENT, function, tamis_meter_set_budget(root, NULL));
+  REFUSED(ARGUMENT, function, tamis_meter_set_budget(root, &unnamed));
+  CHECK_OK(tamis_meter_set_budget(root, &smaller));
+  const tamis_amount nothing = amount_of(both, "0", "USD", 0);
+  REFUSED(BUDGET, "tamis_meter_reserve", tamis_meter_reserve(tenant, &nothing, &more));
+  const tamis_amount larger = amount_of(both, "2", "USD", 1000);
+  CHECK_OK(tamis_meter_set_budget(root, &larger));
+  CHECK_OK(tamis_meter_reserve(tenant, &wanted, &held));
+  tamis_meter_free(tenant); /* freed with an open reservation: spent */
+  spent.size = sizeof spent;
+  CHECK_OK(tamis_meter_budget(root, NULL, &reserved, &spent));
+  CHECK(reserved.tokens == 0 && spent.tokens == 100 && strcmp(spent.money, "0.95") == 0);
+  tamis_meter_free(root);
+}
+
+/* -------------------------------------------------------------------------------------------------------- exports */
+
+static void exports(void) {
+  const char *function = "tamis_meter_export";
+  tamis_meter_options named = TAMIS_METER_OPTIONS_INIT;
+  named.label = "a \"b\"\n\\";
+  tamis_meter *meters[2] = {meter_with(NULL, &named), meter_with(NULL, NULL)}, *none[1] = {NULL};
+  tamis_export_options options = TAMIS_EXPORT_OPTIONS_INIT;
+  options.prices = prices_with(NULL);
+  char text[16384], part[10];
+  size_t needed = 0, again = 0;
+  for (int32_t format = TAMIS_EXPORT_JSON; format <= TAMIS_EXPORT_CSV; format++) {
+    CHECK_OK(tamis_meter_export(meters, 1, format, &options, NULL, 0, &needed));
+    CHECK_OK(tamis_meter_export(meters, 1, format, &options, text, sizeof text, &again));
+    CHECK(needed == again && strlen(text) + 1 == needed);
+    CHECK_OK(tamis_meter_export(meters, 1, format, &options, part, sizeof part, NULL));
+    CHECK(strlen(part) == sizeof part - 1 && strncmp(part, text, sizeof part - 1) == 0);
+    const int many = format != TAMIS_EXPORT_OPENTELEMETRY && format != TAMIS_EXPORT_OPENAI && format != TAMIS_EXPORT_LANGCHAIN;
+    CHECK(tamis_meter_export(meters, 2, format, &options, NULL, 0, NULL) == (many ? TAMIS_OK : TAMIS_E_ARGUMENT));
+    REFUSED(ARGUMENT, function, tamis_meter_export(NULL, 1, format, &options, text, sizeof text, NULL));
+    REFUSED(ARGUMENT, function, tamis_meter_export(none, 1, format, &options, text, sizeof text, NULL));
+    REFUSED(ARGUMENT, function, tamis_meter_export(meters, 0, format, &options, text, sizeof text, NULL));
+    REFUSED(ARGUMENT, function, tamis_meter_export(meters, SIZE_MAX, format, &options, text, sizeof text, NULL));
+    REFUSED(ARGUMENT, function, tamis_meter_export(meters, 1, format, &options, NULL, 9, NULL));
+  }
+  REFUSED(ARGUMENT, function, tamis_meter_export(meters, 1, 0, NULL, text, sizeof text, NULL));
+  REFUSED(ARGUMENT, function, tamis_meter_export(meters, 1, 7, NULL, text, sizeof text, NULL));
+  options.model = "\xfe";
+  REFUSED(ARGUMENT, function, tamis_meter_export(meters, 1, TAMIS_EXPORT_JSON, &options, text, sizeof text, NULL));
+  tamis_prices_free(options.prices);
+  tamis_meter_free(meters[0]);
+  tamis_meter_free(meters[1]);
+}
+
 int main(void) {
   tamis_ctx *ctx = NULL;
   CHECK_OK(tamis_ctx_create(NULL, &ctx));
@@ -293,6 +536,10 @@ int main(void) {
   predictions();
   prices();
   bills();
+  charges(ctx);
+  entering();
+  budgets();
+  exports();
   tamis_ctx_free(ctx);
   printf("%d calls refused\n", refusals);
   return checked();

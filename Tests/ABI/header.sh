@@ -31,6 +31,10 @@ uint32_t use(void) {
   tamis_cost cost = TAMIS_COST_INIT;
   tamis_bill bill = TAMIS_BILL_INIT;
   if (architecture.size + machine.size + request.size + prediction.size + prices.size + bill.size == 0) return 0;
+  tamis_amount amount = TAMIS_AMOUNT_INIT;
+  tamis_meter_options meter = TAMIS_METER_OPTIONS_INIT;
+  tamis_export_options export_options = TAMIS_EXPORT_OPTIONS_INIT;
+  if (amount.size + meter.size + export_options.size == 0) return 0;
   if (cost.microjoules != -1) return 0;
   return ctx.size + quantize.size + select.size + attend.size + cache.size + counters.size + limits.size;
 }

@@ -20,6 +20,7 @@ from ._errors import (ArgumentError, BudgetError, BusyError, CancelledError, Err
 from ._c import version as _version
 from ._evaluate import Trace, sample
 from ._generate import Generation
+from ._meter import Amount, Budget, Meter, Reservation, export
 from ._model import Model, ModelInfo
 from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
 from ._tensors import Quantized
@@ -37,9 +38,9 @@ merge = _unmetered.merge
 project = _unmetered.project
 
 __all__ = [
-    "Architecture", "ArgumentError", "Bill", "BreakEven", "BudgetError", "BusyError", "Cache", "CancelledError",
-    "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "Generation",
-    "InternalError", "Limits", "Machine", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction",
-    "Prices", "Quantized", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
-    "index_scores", "merge", "predict", "project", "quantize", "sample", "select", "topk",
+    "Amount", "Architecture", "ArgumentError", "Bill", "BreakEven", "Budget", "BudgetError", "BusyError", "Cache",
+    "CancelledError", "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "Generation",
+    "InternalError", "Limits", "Machine", "Meter", "Model", "ModelInfo", "Operators", "OutOfMemoryError",
+    "Prediction", "Prices", "Quantized", "Reservation", "Rows", "Sequence", "Trace", "UnsupportedError", "attend",
+    "dequantize", "export", "index_scores", "merge", "predict", "project", "quantize", "sample", "select", "topk",
 ]

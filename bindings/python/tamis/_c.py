@@ -245,6 +245,26 @@ class Bill(Sized):  # struct tamis_bill
     _fields_ = [("size", c_uint32), ("kind", c_int32), ("amount", c_char * 64), ("currency", c_char * 8)]
 
 
+UNIT = {"UNIT_MONEY": 1, "UNIT_TOKENS": 2, "UNIT_FLOPS": 4, "UNIT_NANOSECONDS": 8}
+EXPORT = {"EXPORT_JSON": 1, "EXPORT_PROMETHEUS": 2, "EXPORT_OPENTELEMETRY": 3, "EXPORT_OPENAI": 4,
+          "EXPORT_LANGCHAIN": 5, "EXPORT_CSV": 6}
+
+
+class Amount(Sized):  # struct tamis_amount
+    _fields_ = [("size", c_uint32), ("units", c_uint32), ("money", c_char * 64), ("currency", c_char * 8),
+                ("tokens", c_uint64), ("flops", c_uint64), ("nanoseconds", c_uint64)]
+
+
+class MeterOptions(Sized):  # struct tamis_meter_options
+    _fields_ = [("size", c_uint32), ("energy", c_uint32), ("label", c_char_p), ("machine", c_void_p),
+                ("budget", POINTER(Amount))]
+
+
+class ExportOptions(Sized):  # struct tamis_export_options
+    _fields_ = [("size", c_uint32), ("no_header", c_uint32), ("model", c_char_p), ("prices", c_void_p),
+                ("time_unix_nanoseconds", c_uint64)]
+
+
 # ================================================== Functions ==================================================
 
 # uint32_t tamis_version(void);
@@ -482,3 +502,42 @@ prices_free = bind("tamis_prices_free", None, c_void_p)
 
 # tamis_status tamis_prices_bill(tamis_prices *prices, int32_t kind, const tamis_cost *cost, tamis_bill *bill);
 prices_bill = bind("tamis_prices_bill", status, c_void_p, c_int32, POINTER(Cost), POINTER(Bill))
+
+# tamis_status tamis_meter_create(tamis_meter *parent, const tamis_meter_options *options, tamis_meter **meter);
+meter_create = bind("tamis_meter_create", status, c_void_p, POINTER(MeterOptions), POINTER(c_void_p))
+
+# tamis_status tamis_ctx_meter(tamis_ctx *ctx, tamis_meter **meter);
+ctx_meter = bind("tamis_ctx_meter", status, c_void_p, POINTER(c_void_p))
+
+# void tamis_meter_free(tamis_meter *meter);
+meter_free = bind("tamis_meter_free", None, c_void_p)
+
+# tamis_status tamis_meter_enter(tamis_meter *meter);
+meter_enter = bind("tamis_meter_enter", status, c_void_p)
+
+# tamis_status tamis_meter_leave(tamis_meter *meter);
+meter_leave = bind("tamis_meter_leave", status, c_void_p)
+
+# tamis_status tamis_meter_charge(tamis_meter *meter, const tamis_cost *cost);
+meter_charge = bind("tamis_meter_charge", status, c_void_p, POINTER(Cost))
+
+# tamis_status tamis_meter_read(tamis_meter *meter, tamis_cost *cost);
+meter_read = bind("tamis_meter_read", status, c_void_p, POINTER(Cost))
+
+# tamis_status tamis_meter_reserve(tamis_meter *meter, const tamis_amount *amount, uint64_t *reservation);
+meter_reserve = bind("tamis_meter_reserve", status, c_void_p, POINTER(Amount), POINTER(c_uint64))
+
+# tamis_status tamis_meter_settle(tamis_meter *meter, uint64_t reservation, const tamis_amount *actual);
+meter_settle = bind("tamis_meter_settle", status, c_void_p, c_uint64, POINTER(Amount))
+
+# tamis_status tamis_meter_set_budget(tamis_meter *meter, const tamis_amount *budget);
+meter_set_budget = bind("tamis_meter_set_budget", status, c_void_p, POINTER(Amount))
+
+# tamis_status tamis_meter_budget(tamis_meter *meter, tamis_amount *limit, tamis_amount *reserved, tamis_amount
+#     *spent);
+meter_budget = bind("tamis_meter_budget", status, c_void_p, POINTER(Amount), POINTER(Amount), POINTER(Amount))
+
+# tamis_status tamis_meter_export(tamis_meter *const *meters, size_t count, int32_t format, const
+#     tamis_export_options *options, char *text, size_t capacity, size_t *needed);
+meter_export = bind("tamis_meter_export", status, POINTER(c_void_p), c_size_t, c_int32, POINTER(ExportOptions),
+                    c_char_p, c_size_t, POINTER(c_size_t))

@@ -24,9 +24,11 @@ STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_generate_options": _c.GenerateOptions, "tamis_generated": _c.Generated,
            "tamis_architecture": _c.Architecture, "tamis_machine_options": _c.MachineOptions,
            "tamis_request": _c.Request, "tamis_prediction": _c.Prediction, "tamis_price_tier": _c.PriceTier,
-           "tamis_prices_options": _c.PricesOptions, "tamis_cost": _c.Cost, "tamis_bill": _c.Bill}
+           "tamis_prices_options": _c.PricesOptions, "tamis_cost": _c.Cost, "tamis_bill": _c.Bill,
+           "tamis_amount": _c.Amount, "tamis_meter_options": _c.MeterOptions,
+           "tamis_export_options": _c.ExportOptions}
 TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION, _c.ROLE, _c.STOP, _c.BASIS, _c.MODE, _c.PHASE,
-          _c.BREAK_EVEN, _c.BILL)
+          _c.BREAK_EVEN, _c.BILL, _c.UNIT, _c.EXPORT)
 HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace", "tamis_generation", "tamis_machine",
            "tamis_prices", "tamis_meter")
 SCALARS = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "tamis_status": ctypes.c_int32,
