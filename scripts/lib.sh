@@ -87,10 +87,11 @@ install_frameworks() {
     gunicorn 'transformers>=5.23' || return 0
 }
 
-# The parsers that read the meter's exports back. Fails quietly: the tests say what they lack.
+# The parsers that read the meter's exports back, and what draws its plot. Fails quietly: the tests say what they lack.
 install_parsers() {
-  "$python" -c 'import prometheus_client, opentelemetry.semconv, openai' 2> /dev/null && return
-  "$python" -m pip install -q --disable-pip-version-check prometheus-client opentelemetry-semantic-conventions openai ||
+  "$python" -c 'import matplotlib, prometheus_client, opentelemetry.semconv, openai' 2> /dev/null && return
+  "$python" -m pip install -q --disable-pip-version-check matplotlib prometheus-client \
+    opentelemetry-semantic-conventions openai ||
     return 0
 }
 

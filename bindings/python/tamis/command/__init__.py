@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .._context import Context
 from .._errors import Error
 
-COMMANDS = ("info", "run", "bench")
+COMMANDS = ("info", "run", "bench", "cost")
 Item = TypeVar("Item")
 
 
