@@ -28,7 +28,7 @@ let package = Package(
     .target(
       name: "TamisFit", dependencies: ["TamisKernels", "TamisRuntime", "TamisOperators", "TamisFormats"],
       swiftSettings: swift),
-    .target(name: "Tamis", dependencies: ["CTamis", "TamisMeter", "TamisModel"], swiftSettings: swift),
+    .target(name: "Tamis", dependencies: ["CTamis", "TamisMeter", "TamisModel", "TamisFit"], swiftSettings: swift),
     .target(
       name: "TamisShared", dependencies: ["Tamis"],
       linkerSettings: [

@@ -7,6 +7,7 @@
  * Contents:  1. version and errors   2. context   3. tensors and operators   4. paged cache   5. counters
  *            6. model
  *            7. cost meter
+ *            8. indexer
  *
  * Rules, true of every function
  *   - Functions that can fail return tamis_status: TAMIS_OK (0) or a negative error; tamis_last_error() then holds
@@ -966,6 +967,169 @@ typedef struct tamis_export_options {
 TAMIS_API tamis_status tamis_meter_export(tamis_meter *const *meters, size_t count, int32_t format,
                                           const tamis_export_options *options, char *text, size_t capacity,
                                           size_t *needed);
+
+/* ================================================= 8. Indexer ================================================== *
+ * A lightning indexer for an attention that never had one, learnt from what that attention does:
+ *   capture     hidden states, query features and attention of a host model's layer, a sequence at a time
+ *   indexer     the parameters of one layer's indexer; fitted, saved, and used with tamis_select or a cache
+ *   diagnosis   the attention mass that k keys capture, chosen by the attention itself, by the indexer, or without
+ * Fit on some sequences and diagnose on others. Captured mass is no measure of a model's answers: docs/indexer.md. Both
+ * objects live in their context's allocator and budget, and are used by one thread at a time (E_BUSY).               */
+
+typedef struct tamis_capture tamis_capture;
+typedef struct tamis_indexer tamis_indexer;
+
+/* -- 8.1 capture ---------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_capture_options {
+  uint32_t size;
+  float softmax_scale;         /* of q . key. 0: 1 / sqrt(dim)                                                  */
+  const int32_t *positions;    /* [n]: where the rows are in the sequence; NULL: row i is position i            */
+  uint32_t all_visible;        /* non-zero: every row sees every token (encoders); else those up to its own     */
+  const tamis_tensor *queries; /* [n, H, e]: F32, F16 or BF16, as the attention multiplies them (after rope)    */
+  const tamis_tensor *keys;    /* [m, g, e]: H a multiple of g; both, or neither and `attention`                */
+} tamis_capture_options;
+#define TAMIS_CAPTURE_OPTIONS_INIT { sizeof(tamis_capture_options), 0.0f, NULL, 0, NULL, NULL }
+
+/* Empty. ctx may not be NULL. */
+TAMIS_API tamis_status tamis_capture_create(tamis_ctx *ctx, tamis_capture **capture);
+TAMIS_API void tamis_capture_free(tamis_capture *capture);
+
+/* Copies one sequence of m tokens, of which n rows are queries. All F32, F16 or BF16.
+ *   x [m, width]: what the layer's attention reads (after its norm);  r [n, features]: what index queries are made
+ *   from (V3.2: the normalised query latent), NULL: x of the rows;  attention [n, m], or [H, n, m] to be averaged:
+ *   probabilities, each row summing to 1 (within 0.02) over what it sees; NULL: computed from options->queries and
+ *   keys when needed, a few rows at a time, and never stored.
+ * All captures of one object have the same width and features. NaN, infinity, rows that are no probabilities, no rows:
+ * E_ARGUMENT. All or nothing. */
+TAMIS_API tamis_status tamis_capture_add(tamis_capture *capture, const tamis_tensor *x, const tamis_tensor *r,
+                                         const tamis_tensor *attention, const tamis_capture_options *options);
+
+/* What is held: sequences, query rows, bytes. Each may be NULL. */
+TAMIS_API tamis_status tamis_capture_size(tamis_capture *capture, uint64_t *sequences, uint64_t *rows,
+                                          uint64_t *bytes);
+
+/* -- 8.2 indexer ---------------------------------------------------------------------------------------------- */
+
+typedef struct tamis_indexer_options {
+  uint32_t size;
+  uint32_t width;     /* of x                                                                                   */
+  uint32_t features;  /* of r. 0: width                                                                         */
+  uint32_t heads;     /* 0: 4                                                                                   */
+  uint32_t dim;       /* of a head and of the key, a multiple of 16 up to 512. 0: 64                            */
+  int32_t rope_dim;   /* the first dims, turned with the position (half-split pairs). 0: half of dim; -1: none  */
+  float rope_base;    /* 0: 10000                                                                               */
+  const float *rope_frequencies; /* [rope_dim / 2]: radians for each position (YaRN and others); NULL: from base */
+  uint64_t seed;      /* of the first parameters                                                                */
+} tamis_indexer_options;
+#define TAMIS_INDEXER_OPTIONS_INIT { sizeof(tamis_indexer_options), 0, 0, 0, 0, 0, 0.0f, NULL, 0 }
+
+/* Random parameters: nothing is learnt yet. ctx may not be NULL. */
+TAMIS_API tamis_status tamis_indexer_create(tamis_ctx *ctx, const tamis_indexer_options *options,
+                                            tamis_indexer **indexer);
+TAMIS_API void tamis_indexer_free(tamis_indexer *indexer);
+
+/* From the tensors <prefix>wq_b.weight, wk.weight, k_norm.weight, k_norm.bias and weights_proj.weight (F32, F16 or
+ * BF16) of a safetensors file, such as prefix "model.layers.0.self_attn.indexer." of a DeepSeek-V3.2 checkpoint. Sizes
+ * are the tensors'; of the options only the rope fields are used (NULL: their defaults). E_IO, E_FORMAT. */
+TAMIS_API tamis_status tamis_indexer_load(tamis_ctx *ctx, const char *path, const char *prefix,
+                                          const tamis_indexer_options *options, tamis_indexer **indexer);
+
+/* Writes `count` indexers, one with each prefix, into one safetensors file (F32), all or nothing. */
+TAMIS_API tamis_status tamis_indexer_save(tamis_indexer *const *indexers, const char *const *prefixes, size_t count,
+                                          const char *path);
+
+/* The sizes, defaults filled in (rope_frequencies: NULL, seed: 0). */
+TAMIS_API tamis_status tamis_indexer_info(tamis_indexer *indexer, tamis_indexer_options *options);
+
+/* What tamis_select takes, for n positions (NULL: 0, 1, ...). x [n, width], r [n, features] or NULL (x): F32, F16 or
+ * BF16; outputs F32, each may be NULL: q [n, heads, dim], w [n, heads] (with heads^-1/2 dim^-1/2), key [n, dim]. */
+TAMIS_API tamis_status tamis_indexer_project(tamis_indexer *indexer, const tamis_tensor *x, const tamis_tensor *r,
+                                             const int32_t *positions, const tamis_tensor *q, const tamis_tensor *w,
+                                             const tamis_tensor *key);
+
+/* -- 8.3 fit -------------------------------------------------------------------------------------------------- */
+
+/* After each step, on the calling thread: loss is the mean divergence of the step's rows in nats. Not 0: stop. */
+typedef int32_t (*tamis_on_step)(void *user, uint32_t step, uint32_t steps, double loss);
+
+typedef struct tamis_fit_options {
+  uint32_t size;
+  uint32_t steps;       /* each over some rows of one sequence. 0: 400                                          */
+  uint32_t rows;        /* query rows of a step. 0: 128                                                         */
+  float learning_rate;  /* the highest, of Adam. 0: 0.01                                                        */
+  uint32_t selected;    /* 0: over everything a row sees (warm-up); else over the k keys that the indexer chooses,
+                           both sides renormalised (DeepSeek-V3.2's sparse stage)                               */
+  uint64_t seed;        /* of the order of sequences and rows                                                   */
+  tamis_on_step on_step; /* may be NULL                                                                         */
+  void *user;
+} tamis_fit_options;
+#define TAMIS_FIT_OPTIONS_INIT { sizeof(tamis_fit_options), 0, 0, 0.0f, 0, 0, NULL, NULL }
+
+/* What to know before believing a report. */
+enum {
+  TAMIS_WARN_FEW_SEQUENCES = 1, /* fewer than 8: a diffuse attention is overfitted                              */
+  TAMIS_WARN_FEW_ROWS = 2       /* fewer than 1,024 query rows                                                  */
+};
+
+typedef struct tamis_fit_report {
+  uint32_t size;
+  uint32_t steps;
+  uint32_t warnings;    /* TAMIS_WARN_..., added up                                                             */
+  uint64_t sequences;
+  uint64_t rows;        /* captured                                                                             */
+  double first_loss;    /* mean divergence in nats of the first sixteenth of the steps                          */
+  double last_loss;     /* and of the last                                                                      */
+  double seconds;
+  double flops;         /* of the matrix products; multiply and add counted separately                          */
+} tamis_fit_report;
+#define TAMIS_FIT_REPORT_INIT { sizeof(tamis_fit_report), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* Learns the captured attention: minimises the mean over rows of KL(attention averaged over heads, softmax of the
+ * index scores). The same inputs, seed and instruction set give the same bits. A fit that fails, diverges (E_ARGUMENT)
+ * or is stopped (E_CANCELLED) leaves the indexer as it was; a second fit goes on from the first. report may be NULL. */
+TAMIS_API tamis_status tamis_indexer_fit(tamis_indexer *indexer, tamis_capture *capture,
+                                         const tamis_fit_options *options, tamis_fit_report *report);
+
+/* -- 8.4 diagnosis -------------------------------------------------------------------------------------------- */
+
+/* Means over rows of the attention mass (1: all of it) that k keys capture. */
+typedef struct tamis_mass_at {
+  uint64_t k;
+  double oracle;        /* the k largest attention weights of the row: the most that k keys can                 */
+  double indexer;       /* the k best index scores                                                              */
+  double recency;       /* the k nearest positions                                                              */
+  double random;        /* expected of k keys drawn at random                                                   */
+  double recall;        /* of the oracle's keys, the share that the indexer chooses                             */
+} tamis_mass_at;
+
+typedef struct tamis_diagnosis_options {
+  uint32_t size;
+  uint32_t least_visible; /* rows that see fewer keys are left out. 0: half of the longest sequence, more than k */
+  double mass;          /* wanted. 0: 0.9                                                                       */
+} tamis_diagnosis_options;
+#define TAMIS_DIAGNOSIS_OPTIONS_INIT { sizeof(tamis_diagnosis_options), 0, 0.0 }
+
+typedef struct tamis_diagnosis {
+  uint32_t size;
+  uint32_t warnings;    /* TAMIS_WARN_..., added up                                                             */
+  uint64_t sequences;
+  uint64_t rows;        /* that the means are over                                                              */
+  double divergence;    /* mean, in nats                                                                        */
+  double mass;          /* that was wanted                                                                      */
+  uint64_t oracle_k;    /* the smallest k that captures it on average                                           */
+  uint64_t indexer_k;
+} tamis_diagnosis;
+#define TAMIS_DIAGNOSIS_INIT { sizeof(tamis_diagnosis), 0, 0, 0, 0, 0, 0, 0 }
+
+/* at [count]: the caller sets k (at least 1; at most 64 of them), the rest is filled in; may be NULL when count is 0. */
+TAMIS_API tamis_status tamis_indexer_diagnose(tamis_indexer *indexer, tamis_capture *capture,
+                                              const tamis_diagnosis_options *options, tamis_mass_at *at, size_t count,
+                                              tamis_diagnosis *diagnosis);
+
+/* A diagnosis as one JSON object. text, capacity and needed as in tamis_ctx_describe. */
+TAMIS_API tamis_status tamis_diagnosis_text(const tamis_diagnosis *diagnosis, const tamis_mass_at *at, size_t count,
+                                            char *text, size_t capacity, size_t *needed);
 
 #ifdef __cplusplus
 }

@@ -98,7 +98,13 @@ package final class Capture: @unchecked Sendable {
 
   package var count: Int { sequences.count }
   package var rows: Int { sequences.reduce(0) { $0 &+ $1.rows } }
-  package var bytes: Int { sequences.reduce(0) { $0 &+ $1.bytes } }
+
+  /// What is held.
+  package func size() throws(TamisError) -> (sequences: Int, rows: Int, bytes: Int) {
+    try busy.enter("capture")
+    defer { busy.leave() }
+    return (count, rows, sequences.reduce(0) { $0 &+ $1.bytes })
+  }
 
   /// (width, features) of what was captured; nil while empty.
   package var sizes: (width: Int, features: Int)? {

@@ -25,6 +25,17 @@ package struct CapturedMass: Sendable {
   package var random = 0.0
   /// Of the oracle's k keys, how many the indexer chooses.
   package var recall = 0.0
+
+  package init(
+    k: Int = 0, oracle: Double = 0, indexer: Double = 0, recency: Double = 0, random: Double = 0, recall: Double = 0
+  ) {
+    self.k = k
+    self.oracle = oracle
+    self.indexer = indexer
+    self.recency = recency
+    self.random = random
+    self.recall = recall
+  }
 }
 
 package struct Diagnosis: Sendable {
@@ -38,6 +49,35 @@ package struct Diagnosis: Sendable {
   package var indexerK = 0
   /// In the order of the options.
   package var at: [CapturedMass] = []
+
+  package init() {}
+}
+
+extension Diagnosis {
+  /// One JSON object; the names are the header's.
+  package func json(mass: Double) throws(TamisError) -> String {
+    let named: [(String, Double)] = [("divergence", divergence), ("mass", mass)]
+    var text =
+      "{\"sequences\":\(sequences),\"rows\":\(rows),\"warnings\":[\(warnings.names)],"
+      + "\(try Diagnosis.members(named)),\"oracle_k\":\(oracleK),\"indexer_k\":\(indexerK),\"at\":["
+    for (i, at) in at.enumerated() {
+      let members = try Diagnosis.members([
+        ("oracle", at.oracle), ("indexer", at.indexer), ("recency", at.recency), ("random", at.random),
+        ("recall", at.recall),
+      ])
+      text += "\(i == 0 ? "" : ","){\"k\":\(at.k),\(members)}"
+    }
+    return text + "]}"
+  }
+
+  private static func members(_ values: [(name: String, value: Double)]) throws(TamisError) -> String {
+    var text = ""
+    for (name, value) in values {
+      guard value.isFinite else { throw TamisError(.argument, "diagnosis: \(name) is \(value), which JSON cannot say") }
+      text += "\(text.isEmpty ? "" : ",")\"\(name)\":\(value)"
+    }
+    return text
+  }
 }
 
 extension LearnedIndexer {

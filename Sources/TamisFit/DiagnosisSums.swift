@@ -74,13 +74,12 @@ struct DiagnosisSums {
     return diagnosis
   }
 
-  /// The k best of values, best first.
+  /// Indices of values, best first.
   private func sorted(
     _ values: UnsafePointer<Float>, _ count: Int, into order: UnsafeMutablePointer<Int32>
   ) -> UnsafePointer<Int32> {
     for i in 0..<max(count, 0) { order[i] = Int32(truncatingIfNeeded: i) }
-    var all = UnsafeMutableBufferPointer(start: order, count: count)
-    all.sort { a, b in
+    heapSort(order, count) { a, b in
       let (x, y) = (values[Int(a)], values[Int(b)])
       if x > y { return true }
       if y > x { return false }
@@ -133,6 +132,35 @@ struct DiagnosisSums {
   private func smallest(_ curve: UnsafePointer<Double>, _ wanted: Double) -> Int {
     for k in 0...max(tokens, 0) where curve[k] >= wanted * (1 - 1e-6) { return k }
     return tokens
+  }
+}
+
+/// Sorts in place by a total order, `before` first. (The standard library's sort allocates, which can end the process.)
+@inline(__always)
+private func heapSort(
+  _ items: UnsafeMutablePointer<Int32>, _ count: Int, by before: (Int32, Int32) -> Bool
+) {
+  func sink(_ start: Int, _ end: Int) {
+    var parent = start
+    while true {
+      var child = 2 &* parent &+ 1
+      guard child < end else { return }
+      if child &+ 1 < end, before(items[child], items[child &+ 1]) { child &+= 1 }
+      guard before(items[parent], items[child]) else { return }
+      (items[parent], items[child]) = (items[child], items[parent])
+      parent = child
+    }
+  }
+  var start = count / 2
+  while start > 0 {
+    start &-= 1
+    sink(start, count)
+  }
+  var end = count
+  while end > 1 {
+    end &-= 1
+    (items[0], items[end]) = (items[end], items[0])
+    sink(0, end)
   }
 }
 

@@ -44,6 +44,16 @@ package struct Warnings: OptionSet, Sendable {
   /// Fewer than 1,024 query rows.
   package static let fewRows = Warnings(rawValue: 2)
 
+  /// As JSON strings with commas between.
+  var names: String {
+    switch (contains(.fewSequences), contains(.fewRows)) {
+    case (true, true): "\"few sequences\",\"few rows\""
+    case (true, false): "\"few sequences\""
+    case (false, true): "\"few rows\""
+    case (false, false): ""
+    }
+  }
+
   static func of(sequences: Int, rows: Int) -> Warnings {
     var warnings: Warnings = []
     if sequences < 8 { warnings.insert(.fewSequences) }
@@ -185,18 +195,22 @@ private struct FitRun {
     for i in order.indices.dropFirst() { order.swapAt(i, random.integer(below: i &+ 1)) }
   }
 
-  /// Distinct rows of a sequence, positions ascending.
+  /// Distinct rows of a sequence, positions ascending. Selection sampling keeps the rows' own order, which mostly is that
+  /// already; what is left is sorted by insertion.
   private mutating func sample(_ sequence: CapturedSequence) -> UnsafeBufferPointer<Int32> {
     let count = min(options.rows, sequence.rows)
-    for i in 0..<max(sequence.rows, 0) { numbers.start[i] = Int32(truncatingIfNeeded: i) }
-    for i in 0..<max(count, 0) {
-      let other = i &+ random.integer(below: sequence.rows &- i)
-      (numbers.start[i], numbers.start[other]) = (numbers.start[other], numbers.start[i])
-    }
-    var chosen = UnsafeMutableBufferPointer(start: numbers.start, count: count)
     let positions = sequence.positions.start
-    chosen.sort { (positions[Int($0)], $0) < (positions[Int($1)], $1) }
-    return UnsafeBufferPointer(chosen)
+    var chosen = 0
+    for row in 0..<max(sequence.rows, 0) where random.integer(below: sequence.rows &- row) < count &- chosen {
+      var at = chosen
+      while at > 0, positions[Int(numbers.start[at &- 1])] > positions[row] {
+        numbers.start[at] = numbers.start[at &- 1]
+        at &-= 1
+      }
+      numbers.start[at] = Int32(truncatingIfNeeded: row)
+      chosen &+= 1
+    }
+    return UnsafeBufferPointer(start: numbers.start, count: chosen)
   }
 }
 

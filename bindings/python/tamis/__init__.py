@@ -21,6 +21,7 @@ from ._c import version as _version
 from ._evaluate import Trace, sample
 from ._generate import Generation
 from ._meter import Amount, Budget, Meter, Reservation, export
+from ._indexer import Capture, Diagnosis, FitReport, Indexer, MassAt, fit, save_indexers
 from ._model import Model, ModelInfo
 from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
 from ._tensors import Quantized
@@ -38,9 +39,11 @@ merge = _unmetered.merge
 project = _unmetered.project
 
 __all__ = [
-    "Amount", "Architecture", "ArgumentError", "Bill", "BreakEven", "Budget", "BudgetError", "BusyError", "Cache",
-    "CancelledError", "Context", "Cost", "Counters", "Error", "FileError", "FormatError", "FullError", "Generation",
-    "InternalError", "Limits", "Machine", "Meter", "Model", "ModelInfo", "Operators", "OutOfMemoryError",
-    "Prediction", "Prices", "Quantized", "Reservation", "Rows", "Sequence", "Trace", "UnsupportedError", "attend",
-    "dequantize", "export", "index_scores", "merge", "predict", "project", "quantize", "sample", "select", "topk",
+    "Amount", "Architecture", "ArgumentError", "Bill", "BreakEven", "Budget", "BudgetError", "BusyError",
+    "Cache", "CancelledError", "Capture", "Context", "Cost", "Counters", "Diagnosis", "Error", "FileError",
+    "FitReport", "FormatError", "FullError", "Generation", "Indexer", "InternalError", "Limits", "Machine",
+    "MassAt", "Meter", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction", "Prices",
+    "Quantized", "Reservation", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
+    "export", "fit", "index_scores", "merge", "predict", "project", "quantize", "sample", "save_indexers",
+    "select", "topk",
 ]

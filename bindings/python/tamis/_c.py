@@ -265,6 +265,51 @@ class ExportOptions(Sized):  # struct tamis_export_options
                 ("time_unix_nanoseconds", c_uint64)]
 
 
+# ================================================= 8. Indexer ==================================================
+
+WARN = {"WARN_FEW_SEQUENCES": 1, "WARN_FEW_ROWS": 2}
+
+
+class CaptureOptions(Sized):  # struct tamis_capture_options
+    _fields_ = [("size", c_uint32), ("softmax_scale", c_float), ("positions", POINTER(c_int32)),
+                ("all_visible", c_uint32), ("queries", POINTER(Tensor)), ("keys", POINTER(Tensor))]
+
+
+class IndexerOptions(Sized):  # struct tamis_indexer_options
+    _fields_ = [("size", c_uint32), ("width", c_uint32), ("features", c_uint32), ("heads", c_uint32),
+                ("dim", c_uint32), ("rope_dim", c_int32), ("rope_base", c_float),
+                ("rope_frequencies", POINTER(c_float)), ("seed", c_uint64)]
+
+
+# typedef int32_t (*tamis_on_step)(void *user, uint32_t step, uint32_t steps, double loss);
+OnStep = CFUNCTYPE(c_int32, c_void_p, c_uint32, c_uint32, c_double)
+
+
+class FitOptions(Sized):  # struct tamis_fit_options
+    _fields_ = [("size", c_uint32), ("steps", c_uint32), ("rows", c_uint32), ("learning_rate", c_float),
+                ("selected", c_uint32), ("seed", c_uint64), ("on_step", OnStep), ("user", c_void_p)]
+
+
+class FitReport(Sized):  # struct tamis_fit_report
+    _fields_ = [("size", c_uint32), ("steps", c_uint32), ("warnings", c_uint32), ("sequences", c_uint64),
+                ("rows", c_uint64), ("first_loss", c_double), ("last_loss", c_double), ("seconds", c_double),
+                ("flops", c_double)]
+
+
+class MassAt(Structure):  # struct tamis_mass_at
+    _fields_ = [("k", c_uint64), ("oracle", c_double), ("indexer", c_double), ("recency", c_double),
+                ("random", c_double), ("recall", c_double)]
+
+
+class DiagnosisOptions(Sized):  # struct tamis_diagnosis_options
+    _fields_ = [("size", c_uint32), ("least_visible", c_uint32), ("mass", c_double)]
+
+
+class Diagnosis(Sized):  # struct tamis_diagnosis
+    _fields_ = [("size", c_uint32), ("warnings", c_uint32), ("sequences", c_uint64), ("rows", c_uint64),
+                ("divergence", c_double), ("mass", c_double), ("oracle_k", c_uint64), ("indexer_k", c_uint64)]
+
+
 # ================================================== Functions ==================================================
 
 # uint32_t tamis_version(void);
@@ -541,3 +586,54 @@ meter_budget = bind("tamis_meter_budget", status, c_void_p, POINTER(Amount), POI
 #     tamis_export_options *options, char *text, size_t capacity, size_t *needed);
 meter_export = bind("tamis_meter_export", status, POINTER(c_void_p), c_size_t, c_int32, POINTER(ExportOptions),
                     c_char_p, c_size_t, POINTER(c_size_t))
+
+# tamis_status tamis_capture_create(tamis_ctx *ctx, tamis_capture **capture);
+capture_create = bind("tamis_capture_create", status, c_void_p, POINTER(c_void_p))
+
+# void tamis_capture_free(tamis_capture *capture);
+capture_free = bind("tamis_capture_free", None, c_void_p)
+
+# tamis_status tamis_capture_add(tamis_capture *capture, const tamis_tensor *x, const tamis_tensor *r, const
+#     tamis_tensor *attention, const tamis_capture_options *options);
+capture_add = bind("tamis_capture_add", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(Tensor),
+                   POINTER(CaptureOptions))
+
+# tamis_status tamis_capture_size(tamis_capture *capture, uint64_t *sequences, uint64_t *rows, uint64_t *bytes);
+capture_size = bind("tamis_capture_size", status, c_void_p, POINTER(c_uint64), POINTER(c_uint64), POINTER(c_uint64))
+
+# tamis_status tamis_indexer_create(tamis_ctx *ctx, const tamis_indexer_options *options, tamis_indexer **indexer);
+indexer_create = bind("tamis_indexer_create", status, c_void_p, POINTER(IndexerOptions), POINTER(c_void_p))
+
+# void tamis_indexer_free(tamis_indexer *indexer);
+indexer_free = bind("tamis_indexer_free", None, c_void_p)
+
+# tamis_status tamis_indexer_load(tamis_ctx *ctx, const char *path, const char *prefix, const tamis_indexer_options
+#     *options, tamis_indexer **indexer);
+indexer_load = bind("tamis_indexer_load", status, c_void_p, c_char_p, c_char_p, POINTER(IndexerOptions),
+                    POINTER(c_void_p))
+
+# tamis_status tamis_indexer_save(tamis_indexer *const *indexers, const char *const *prefixes, size_t count, const
+#     char *path);
+indexer_save = bind("tamis_indexer_save", status, POINTER(c_void_p), POINTER(c_char_p), c_size_t, c_char_p)
+
+# tamis_status tamis_indexer_info(tamis_indexer *indexer, tamis_indexer_options *options);
+indexer_info = bind("tamis_indexer_info", status, c_void_p, POINTER(IndexerOptions))
+
+# tamis_status tamis_indexer_project(tamis_indexer *indexer, const tamis_tensor *x, const tamis_tensor *r, const
+#     int32_t *positions, const tamis_tensor *q, const tamis_tensor *w, const tamis_tensor *key);
+indexer_project = bind("tamis_indexer_project", status, c_void_p, POINTER(Tensor), POINTER(Tensor), POINTER(c_int32),
+                       POINTER(Tensor), POINTER(Tensor), POINTER(Tensor))
+
+# tamis_status tamis_indexer_fit(tamis_indexer *indexer, tamis_capture *capture, const tamis_fit_options *options,
+#     tamis_fit_report *report);
+indexer_fit = bind("tamis_indexer_fit", status, c_void_p, c_void_p, POINTER(FitOptions), POINTER(FitReport))
+
+# tamis_status tamis_indexer_diagnose(tamis_indexer *indexer, tamis_capture *capture, const tamis_diagnosis_options
+#     *options, tamis_mass_at *at, size_t count, tamis_diagnosis *diagnosis);
+indexer_diagnose = bind("tamis_indexer_diagnose", status, c_void_p, c_void_p, POINTER(DiagnosisOptions),
+                        POINTER(MassAt), c_size_t, POINTER(Diagnosis))
+
+# tamis_status tamis_diagnosis_text(const tamis_diagnosis *diagnosis, const tamis_mass_at *at, size_t count, char
+#     *text, size_t capacity, size_t *needed);
+diagnosis_text = bind("tamis_diagnosis_text", status, POINTER(Diagnosis), POINTER(MassAt), c_size_t, c_char_p,
+                      c_size_t, POINTER(c_size_t))

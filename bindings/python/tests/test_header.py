@@ -26,11 +26,14 @@ STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_request": _c.Request, "tamis_prediction": _c.Prediction, "tamis_price_tier": _c.PriceTier,
            "tamis_prices_options": _c.PricesOptions, "tamis_cost": _c.Cost, "tamis_bill": _c.Bill,
            "tamis_amount": _c.Amount, "tamis_meter_options": _c.MeterOptions,
-           "tamis_export_options": _c.ExportOptions}
+           "tamis_export_options": _c.ExportOptions,
+           "tamis_capture_options": _c.CaptureOptions, "tamis_indexer_options": _c.IndexerOptions,
+           "tamis_fit_options": _c.FitOptions, "tamis_fit_report": _c.FitReport, "tamis_mass_at": _c.MassAt,
+           "tamis_diagnosis_options": _c.DiagnosisOptions, "tamis_diagnosis": _c.Diagnosis}
 TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION, _c.ROLE, _c.STOP, _c.BASIS, _c.MODE, _c.PHASE,
-          _c.BREAK_EVEN, _c.BILL, _c.UNIT, _c.EXPORT)
+          _c.BREAK_EVEN, _c.BILL, _c.UNIT, _c.EXPORT, _c.WARN)
 HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace", "tamis_generation", "tamis_machine",
-           "tamis_prices", "tamis_meter")
+           "tamis_prices", "tamis_meter", "tamis_capture", "tamis_indexer")
 SCALARS = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "tamis_status": ctypes.c_int32,
            "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t,
            "double": ctypes.c_double, "tamis_on_token": _c.OnToken, **STRUCTS}
@@ -41,7 +44,7 @@ def expected_type(declared):
     name, stars = re.match(r"(?:const )?(\w+)((?:\s*\*\s*(?:const)?)*)", declared).groups()
     depth = stars.count("*")
     if name == "char":
-        return ctypes.c_char_p
+        return ctypes.c_char_p if depth == 1 else ctypes.POINTER(ctypes.c_char_p)
     if name == "void":
         return ctypes.c_void_p if depth else None
     if name in HANDLES:
