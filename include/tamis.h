@@ -448,7 +448,8 @@ typedef struct tamis_model_options {
 } tamis_model_options;
 #define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0 }
 
-/* directory: a path in UTF-8, at most 4095 bytes. A directory without tokenizer.json opens, but has no text.
+/* directory: a path in UTF-8, at most 4095 bytes. A directory without tokenizer.json, or with
+ * one of an unsupported kind, opens, but has no text (E_UNSUPPORTED says why when text is asked for).
  * Errors: E_IO (a file that cannot be read), E_FORMAT (what is wrong, with its tensor or byte offset), E_UNSUPPORTED
  * (another model_type, a variant of one), E_MEMORY, E_BUDGET. */
 TAMIS_API tamis_status tamis_model_open(tamis_ctx *ctx, const char *directory, const tamis_model_options *options,
@@ -470,7 +471,7 @@ typedef struct tamis_model_info {
   uint32_t experts;         /* in a layer with a mixture; 0: none has one                                       */
   uint32_t experts_per_token; /* beside the shared one                                                          */
   uint32_t max_tokens;      /* in a sequence                                                                    */
-  uint32_t token_count;     /* ids that the tokenizer knows; 0: no tokenizer.json                               */
+  uint32_t token_count;     /* ids that the tokenizer knows; 0: no text                                           */
   int32_t begin_token;      /* -1: none                                                                         */
   int32_t end_token;        /* the first of those that end a text; -1: none                                     */
   uint64_t parameters;      /* of the tensors that the model uses                                               */

@@ -113,22 +113,22 @@ package final class Model: @unchecked Sendable {
     var total = 0
     for (number, request) in requests.enumerated() {
       guard request.sequence.cache === first.sequence.cache else {
-        throw TamisError(.argument, "requests[\(number)]: a sequence of another cache")
+        throw TamisError(.argument, "sequence \(number): a sequence of another cache")
       }
       for earlier in requests.prefix(number) where earlier.sequence === request.sequence {
-        throw TamisError(.argument, "requests[\(number)]: a sequence that is named twice")
+        throw TamisError(.argument, "sequence \(number): a sequence that is named twice")
       }
-      guard !request.tokens.isEmpty else { throw TamisError(.argument, "requests[\(number)]: no tokens") }
+      guard !request.tokens.isEmpty else { throw TamisError(.argument, "sequence \(number): no tokens") }
       for (i, id) in request.tokens.enumerated() where id < 0 || Int(id) >= config.vocabulary {
         throw TamisError(
-          .argument, "requests[\(number)]: token \(i) is \(id), expected 0 to \(config.vocabulary &- 1)")
+          .argument, "sequence \(number): token \(i) is \(id), expected 0 to \(config.vocabulary &- 1)")
       }
       let length = try request.sequence.length()
       guard request.tokens.count <= config.maxPositions &- length else {
         throw TamisError(
           .argument,
           """
-          requests[\(number)]: \(length) + \(request.tokens.count) tokens, \
+          sequence \(number): \(length) + \(request.tokens.count) tokens, \
           the model has \(config.maxPositions) positions
           """)
       }

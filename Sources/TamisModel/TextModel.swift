@@ -1,5 +1,5 @@
 // A checkpoint directory as a whole: the decoder, the tokenizer where there is one, and the tokens that begin and end
-// a text. It refuses text from a directory without tokenizer.json; what the files hold is checked by those who read
+// a text. It refuses text from a directory without a tokenizer that it can use; what the files hold is checked by those who read
 // them.
 
 package import TamisFormats
@@ -14,13 +14,15 @@ package final class TextModel: Sendable {
   /// Each of them ends a text.
   package let endTokens: [Int32]
   private let tokenizer: Tokenizer?
+  /// Why there is no tokenizer.
+  private let silence: TamisError
 
   package init(directory: String, _ context: Context, _ options: ModelOptions) throws(TamisError) {
     self.context = context
     let document = try JSONDocument(path: "\(directory)/config.json", context)
     let config = try ModelConfig(document.root)
     let text = "\(directory)/tokenizer.json"
-    tokenizer = File.exists(text) ? try Tokenizer(path: text, context) : nil
+    (tokenizer, silence) = try TextModel.tokenizer(text, context)
     (beginToken, endTokens) = try TextModel.marks(document.root, directory: directory, config, context)
     let checkpoint = try Checkpoint(directory: directory, context)
     mappedBytes = checkpoint.mappedBytes
@@ -28,8 +30,20 @@ package final class TextModel: Sendable {
   }
 
   package func requireTokenizer() throws(TamisError) -> Tokenizer {
-    guard let tokenizer else { throw TamisError(.unsupported, "the checkpoint has no tokenizer.json") }
+    guard let tokenizer else { throw silence }
     return tokenizer
+  }
+
+  /// A tokenizer of an unsupported kind is as good as none: ids can still be evaluated.
+  private static func tokenizer(_ path: String, _ context: Context) throws(TamisError) -> (Tokenizer?, TamisError) {
+    let missing = TamisError(.unsupported, "the checkpoint has no tokenizer.json")
+    guard File.exists(path) else { return (nil, missing) }
+    do {
+      return (try Tokenizer(path: path, context), missing)
+    } catch {
+      guard error.status == .unsupported else { throw error }
+      return (nil, error)
+    }
   }
 
   /// Ids that have a text; 0: no tokenizer.

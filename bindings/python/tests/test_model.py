@@ -214,6 +214,14 @@ def test_a_model_without_a_tokenizer(tmp_path, prompt):
         assert silent.eval(cache.sequence(), prompt).shape == (2048,)
         with pytest.raises(tamis.UnsupportedError, match="tokenizer.json"):
             silent.tokenize("a")
+        made = silent.generate(prompt, max_tokens=3, ignore_end=True)
+        assert made.finish() == "" and len(made.tokens) == 3
+    odd = json.loads((TOY / "tokenizer.json").read_text())
+    odd["normalizer"] = {"type": "NFKC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(odd))
+    with tamis.Model(tmp_path) as silent:
+        with pytest.raises(tamis.UnsupportedError, match="normalizer"):
+            silent.generate("a")
 
 
 def test_memory_has_a_limit_and_nothing_is_lost(prompt):
