@@ -23,6 +23,7 @@ from ._model import Model
 from ._tensors import integer
 
 BIGGEST = 2**31 - 1
+HEARD = 0.95  # the share of all tokens below a head's threshold
 
 
 @runtime_checkable
@@ -64,11 +65,16 @@ class Scored:
     def __init__(self, text: str, offsets: Any = (), scores: Any = ()):
         self.text, self.offsets = text, np.asarray(offsets, np.int64).reshape(-1, 2)
         self.scores = np.asarray(scores, np.float32)
-        breaks = np.array([at for at, character in enumerate(text) if character == "\n"], np.int64)
-        self.lines = np.searchsorted(breaks, self.offsets[:, 0])
+        self.breaks = np.array([at for at, character in enumerate(text) if character == "\n"], np.int64)
+        self.lines = np.searchsorted(self.breaks, self.offsets[:, 0])
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def line(self, token: int) -> tuple[int, int]:
+        """Where the line that a token begins in begins and ends, without its line break."""
+        bounds = np.concatenate(([-1], self.breaks, [len(self.text)]))
+        return int(bounds[self.lines[token]]) + 1, int(bounds[self.lines[token] + 1])
 
     def words(self) -> list[str]:
         return [self.text[begin:end].strip().lower() for begin, end in self.offsets]
@@ -82,7 +88,7 @@ class Selector:
     context of its own.
     """
 
-    def __init__(self, source: TokenEmbedder | Model | Scorer, budget: int = 512, *, window: int = 49,
+    def __init__(self, source: TokenEmbedder | Model | Scorer, budget: int = 512, *, window: int = 99,
                  ctx: Context | None = None):
         if isinstance(source, Model):
             from ._model_scorer import ModelScorer
@@ -120,7 +126,8 @@ class Selector:
 
 class EmbeddingScorer:
     """The lightning indexer over the vectors of a `TokenEmbedder` that was never trained as one: a question's token is
-    a head, weighted by how rare it is, and counts what exceeds its mean over all tokens."""
+    a head, weighted by how rare it is, and hears only the nearest 5 % of all tokens, which its threshold sees to (with
+    raw embeddings nearly every product is positive). Punctuation counts as nothing."""
 
     def __init__(self, embedder: TokenEmbedder, ctx: Context | None = None):
         self.embedder, self.ctx = embedder, ctx or Context()
@@ -139,13 +146,13 @@ class EmbeddingScorer:
         scores = self._scores(queries, rarity(asked.words(), texts), keys) if len(keys) else np.empty(0, np.float32)
         parts = np.split(scores, np.cumsum([len(text) for text in texts])[:-1]) if texts else []
         for text, part in zip(texts, parts):
-            text.scores = part
+            text.scores = part * np.array([any(map(str.isalnum, word)) for word in text.words()], bool)
         return texts
 
     def _scores(self, queries: np.ndarray, weights: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """queries [heads, d], weights [heads], keys [n, d] -> float32 [n]. A head's threshold is one more dim of its
         query, where every key has 1."""
-        threshold = queries @ keys.mean(0)
+        threshold = np.quantile(queries @ keys.T, HEARD, axis=1).astype(np.float32)
         queries = np.concatenate((queries, -threshold[:, None]), 1)
         keys = np.concatenate((keys, np.ones((len(keys), 1), np.float32)), 1)
         return self.ctx.index_scores(queries[None], weights[None], keys, visible="all")[0]
@@ -202,8 +209,9 @@ def within(budget: int, read: list[Scored], scores: list[np.ndarray]) -> list[np
     for number, tokens in enumerate(read):
         if len(tokens):
             first = np.flatnonzero(np.diff(tokens.lines, prepend=-1))
-            best = np.maximum.reduceat(scores[number], first)
-            lines += zip((-best).tolist(), [number] * len(first), first.tolist(), [*first[1:].tolist(), len(tokens)])
+            ends = [*first[1:].tolist(), len(tokens)]
+            means = np.add.reduceat(scores[number], first) / (ends - first)
+            lines += zip((-means).tolist(), [number] * len(first), first.tolist(), ends)
     left = budget
     for _, number, begin, end in sorted(lines):
         if end - begin > left and left == budget:  # not even the best line fits
@@ -223,8 +231,8 @@ def excerpts(number: int, tokens: Scored, scores: np.ndarray, kept: np.ndarray) 
     for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []:
         start, end = int(tokens.offsets[run[0], 0]), int(tokens.offsets[run, 1].max())
         if run[0] == 0 or tokens.lines[run[0]] != tokens.lines[run[0] - 1]:
-            start = text.rfind("\n", 0, start) + 1
+            start = tokens.line(run[0])[0]
         if run[-1] == len(tokens) - 1 or tokens.lines[run[-1]] != tokens.lines[run[-1] + 1]:
-            end = text.find("\n", end) if "\n" in text[end:] else len(text)
+            end = tokens.line(run[-1])[1]
         found.append(Excerpt(number, start, end, text[start:end], float(scores[run].mean()), len(run)))
     return found

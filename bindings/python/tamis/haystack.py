@@ -1,22 +1,29 @@
-"""Tamis in Haystack: `TamisExcerpts`, a component that keeps the excerpts a question needs.
+"""Tamis in Haystack: `TamisChatGenerator`, a local model, and `TamisExcerpts`, a component that keeps the excerpts a
+question needs.
 
     pipeline.add_component("excerpts", TamisExcerpts("sentence-transformers/all-MiniLM-L6-v2", budget=512))
+    pipeline.add_component("generator", TamisChatGenerator("DeepSeek-V3.2"))
 
-A pipeline with it is written by `dumps` and read by `Pipeline.loads(text, allowed_modules=["tamis.*"])`.
+A pipeline with them is written by `dumps` and read by `Pipeline.loads(text, allowed_modules=["tamis.*"])`.
 Needs haystack-ai (`pip install tamis[haystack]`), and sentence-transformers for a source that is a name.
 """
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any, Optional
 
 from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.dataclasses import ChatMessage, StreamingCallbackT, StreamingChunk, select_streaming_callback
+from haystack.utils import deserialize_callable, serialize_callable
 
 from ._errors import wrong
-from .excerpts import BIGGEST, Excerpt, Selector
+from ._model import Model
 from ._tensors import integer
+from .answers import Answer, Reader
+from .excerpts import BIGGEST, Excerpt, Selector
 
-__all__ = ["TamisExcerpts"]
+__all__ = ["TamisChatGenerator", "TamisExcerpts"]
 
 
 @component
@@ -28,10 +35,11 @@ class TamisExcerpts:
     indexer's. Documents without text give nothing.
     """
 
-    def __init__(self, source: Any, budget: int = 512, window: int = 49):
+    def __init__(self, source: Any, budget: int = 512, window: int = 99):
         """
-        :param source: the name or folder of a sentence-transformers model, or an object that is a
-            `tamis.excerpts.TokenEmbedder` or `Scorer` (with `to_dict` if the pipeline is to be written down).
+        :param source: the name or folder of a sentence-transformers model, the directory of a checkpoint whose own
+            indexer is to choose, or an object that is a `tamis.excerpts.TokenEmbedder` or `Scorer` (with `to_dict` if
+            the pipeline is to be written down).
         :param budget: most tokens that all excerpts of a run have together.
         :param window: tokens over which scores are smoothed.
         """
@@ -43,11 +51,7 @@ class TamisExcerpts:
     def warm_up(self) -> None:
         """Loads a named model."""
         if self._selector is None:
-            source = self.source
-            if isinstance(source, str):
-                from .sentence_transformers import TokenVectors
-                source = TokenVectors(source)
-                source.load()
+            source = named(self.source) if isinstance(self.source, str) else self.source
             self._selector = Selector(source, self.budget, window=self.window)
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,8 +77,97 @@ class TamisExcerpts:
         return {"documents": [excerpt_of(documents[excerpt.document], excerpt) for excerpt in found]}
 
 
+def named(source: str) -> Any:
+    """A checkpoint directory as a model, everything else as a sentence-transformers model, loaded."""
+    folder = pathlib.Path(source)
+    if (folder / "config.json").exists() and not (folder / "modules.json").exists():
+        return Model(source)
+    from .sentence_transformers import TokenVectors
+    vectors = TokenVectors(source)
+    vectors.load()
+    return vectors
+
+
 def excerpt_of(document: Document, excerpt: Excerpt) -> Document:
     meta = {**document.meta, "excerpt_start": excerpt.start, "excerpt_end": excerpt.end,
             "excerpt_tokens": excerpt.tokens, "source_id": document.id, "retrieval_score": document.score}
     return dataclasses.replace(document, id="", content=excerpt.text, meta=meta, score=excerpt.score, embedding=None,
                                sparse_embedding=None)
+
+
+@component
+class TamisChatGenerator:
+    """A model of the DSA family on this machine's CPU. It streams, and remembers the beginnings of prompts it has read.
+
+    A reply's meta has "finish_reason", "usage" (with the tokens read before as "cached_tokens" of
+    "prompt_tokens_details") and "sources": [{"id": ..., "share": ...}, ...], the share of attention that the answer gave
+    to each document.
+    """
+
+    def __init__(self, model: str, template: Optional[Any] = None, generation_kwargs: Optional[dict[str, Any]] = None,
+                 streaming_callback: Optional[StreamingCallbackT] = None):
+        """
+        :param model: the directory of a checkpoint.
+        :param template: makes the prompt of a conversation, as text, from [{"role": ..., "content": ...}, ...]; None:
+            deepseek_v32's own encoding.
+        :param generation_kwargs: max_tokens, temperature, top_k, top_p, seed, stop.
+        :param streaming_callback: called with each piece of the answer.
+        """
+        self.model, self.template = model, template
+        self.generation_kwargs = generation_kwargs or {}
+        self.streaming_callback = streaming_callback
+        self._reader: Reader | None = None
+
+    def warm_up(self) -> None:
+        """Opens the model."""
+        if self._reader is None:
+            self._reader = Reader(self.model, template=self.template)
+
+    def to_dict(self) -> dict[str, Any]:
+        functions = {"template": self.template, "streaming_callback": self.streaming_callback}
+        return default_to_dict(
+            self, model=self.model, generation_kwargs=self.generation_kwargs,
+            **{name: None if function is None else serialize_callable(function) for name, function in functions.items()})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TamisChatGenerator:
+        given = dict(data["init_parameters"])
+        for name in ("template", "streaming_callback"):
+            if given.get(name) is not None:
+                given[name] = deserialize_callable(given[name])
+        return default_from_dict(cls, {**data, "init_parameters": given})
+
+    @component.output_types(replies=list[ChatMessage])
+    def run(self, messages: list[ChatMessage], documents: Optional[list[Document]] = None,
+            streaming_callback: Optional[StreamingCallbackT] = None,
+            generation_kwargs: Optional[dict[str, Any]] = None) -> dict[str, list[ChatMessage]]:
+        """
+        :param messages: the conversation.
+        :param documents: those that stand in the conversation, for "sources".
+        :param streaming_callback: instead of the component's own.
+        :param generation_kwargs: on top of the component's own.
+        """
+        self.warm_up()
+        assert self._reader is not None
+        given = [document for document in documents or [] if document.content]
+        named = {**self.generation_kwargs, **(generation_kwargs or {})}
+        unknown = set(named) - {"max_tokens", "temperature", "top_k", "top_p", "seed", "stop"}
+        if unknown:
+            raise wrong(f"generation_kwargs: {', '.join(sorted(unknown))} is not supported")
+        tell = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
+        turns = [{"role": message.role.value, "content": message.text or ""} for message in messages]
+        answer = self._reader.answer(turns, documents=[document.content or "" for document in given], **named)
+        for number, piece in enumerate(answer):
+            if tell is not None:
+                tell(StreamingChunk(content=piece, index=0, start=number == 0))
+        if tell is not None:
+            tell(StreamingChunk(content="", meta=about(answer, given), finish_reason=answer.finish_reason))
+        return {"replies": [ChatMessage.from_assistant(answer.text, meta=about(answer, given))]}
+
+
+def about(answer: Answer, documents: list[Document]) -> dict[str, Any]:
+    usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.tokens,
+             "total_tokens": answer.prompt_tokens + answer.tokens,
+             "prompt_tokens_details": {"cached_tokens": answer.cached_tokens}}
+    sources = [{"id": document.id, "share": share} for document, share in zip(documents, answer.sources or [])]
+    return {"index": 0, "finish_reason": answer.finish_reason, "usage": usage, "sources": sources}

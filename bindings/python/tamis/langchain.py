@@ -1,22 +1,33 @@
-"""Tamis in LangChain: `TamisCompressor`, a document compressor that keeps the excerpts a question needs.
+"""Tamis in LangChain: `ChatTamis`, a local chat model, and `TamisCompressor`, a document compressor that keeps the
+excerpts a question needs.
 
     compressor = TamisCompressor(source=TokenVectors("sentence-transformers/all-MiniLM-L6-v2"), budget=512)
-    compressor.compress_documents(documents, "Which key wins a tie?")
+    documents = compressor.compress_documents(retrieved, "Which key wins a tie?")
+    chat = ChatTamis(model="DeepSeek-V3.2", max_tokens=200)
+    chat.invoke(prompt, documents=documents).response_metadata["sources"]
 
 Needs langchain-core (`pip install tamis[langchain]`).
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from langchain_core.callbacks import Callbacks
+from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, PrivateAttr
 
+from ._errors import wrong
+from .answers import Answer, Reader
 from .excerpts import Excerpt, Selector
 
-__all__ = ["TamisCompressor"]
+__all__ = ["ChatTamis", "TamisCompressor"]
+
+ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 
 
 class TamisCompressor(BaseDocumentCompressor):
@@ -30,10 +41,10 @@ class TamisCompressor(BaseDocumentCompressor):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     source: Any
     budget: int = 512
-    window: int = 49
+    window: int = 99
     _selector: Selector = PrivateAttr()
 
-    def __init__(self, source: Any, budget: int = 512, window: int = 49, **named: Any):
+    def __init__(self, source: Any, budget: int = 512, window: int = 99, **named: Any):
         super().__init__(source=source, budget=budget, window=window, **named)
         self._selector = Selector(source, budget, window=window)
 
@@ -49,3 +60,87 @@ def excerpt_of(document: Document, excerpt: Excerpt) -> Document:
     if isinstance(metadata.get("start_index"), int):
         metadata["start_index"] += excerpt.start
     return Document(page_content=excerpt.text, metadata=metadata, id=document.id)
+
+
+class ChatTamis(BaseChatModel):
+    """A model of the DSA family on this machine's CPU. It streams, and remembers the beginnings of prompts it has read.
+
+    model: a `tamis.Model`, or the directory of one. max_tokens 0: as many as the model has room for. template: makes the
+    prompt of a conversation, as text, from [{"role": ..., "content": ...}, ...]; None: deepseek_v32's own encoding.
+
+    `invoke`, `stream` and `bind` take max_tokens, temperature, top_k, top_p, seed and stop, and `documents`: the texts or
+    `Document`s that stand in the prompt. The answer's `usage_metadata` has the tokens, with those read before as
+    "cache_read"; its `response_metadata` "finish_reason" and "sources", the share of attention for each document.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model: Any
+    max_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: list[str] | None = None
+    template: Callable[[Any], str] | None = None
+    _reader: Reader = PrivateAttr()
+
+    def __init__(self, **named: Any):
+        super().__init__(**named)
+        self._reader = Reader(self.model, template=self.template)
+
+    @property
+    def _llm_type(self) -> str:
+        return "tamis"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self._reader.model.describe(), **{name: getattr(self, name) for name in SAMPLING}}
+
+    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
+                  run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+        answer = self._answer(messages, stop, kwargs)
+        for piece in answer:
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece)
+        message = AIMessage(content=answer.text, usage_metadata=usage(answer), response_metadata=about(answer))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(self, messages: list[BaseMessage], stop: list[str] | None = None,
+                run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        answer = self._answer(messages, stop, kwargs)
+        for piece in answer:
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece, chunk=chunk)
+            yield chunk
+        yield ChatGenerationChunk(message=AIMessageChunk(
+            content="", usage_metadata=usage(answer), response_metadata=about(answer), chunk_position="last"))
+
+    def _answer(self, messages: list[BaseMessage], stop: list[str] | None, named: dict[str, Any]) -> Answer:
+        documents = [document.page_content if isinstance(document, Document) else document
+                     for document in named.pop("documents", None) or []]
+        sampling = {name: named.pop(name, getattr(self, name)) for name in SAMPLING}
+        if named:
+            raise wrong(f"ChatTamis: {', '.join(sorted(named))} is not supported")
+        return self._reader.answer([turn(message) for message in messages], documents=documents,
+                                   stop=stop or self.stop or [], **sampling)
+
+
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+
+
+def turn(message: BaseMessage) -> dict[str, str]:
+    if message.type not in ROLES:
+        raise wrong(f"ChatTamis: a message of type {message.type!r} is not supported, expected {', '.join(ROLES)}")
+    return {"role": ROLES[message.type], "content": message.text}
+
+
+def usage(answer: Answer) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=answer.prompt_tokens, output_tokens=answer.tokens,
+        total_tokens=answer.prompt_tokens + answer.tokens,
+        input_token_details=InputTokenDetails(cache_read=answer.cached_tokens))
+
+
+def about(answer: Answer) -> dict[str, Any]:
+    return {"model_provider": "tamis", "finish_reason": answer.finish_reason, "sources": answer.sources}

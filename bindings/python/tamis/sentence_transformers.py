@@ -9,6 +9,8 @@ import numpy as np
 
 from ._errors import wrong
 
+WINDOWS = 8  # pieces of a long text that pass through the model together
+
 
 class TokenVectors:
     """A `TokenEmbedder`.
@@ -45,17 +47,14 @@ class TokenVectors:
         """(offsets int64 [n, 2], vectors float32 [n, d]), without the tokens that the model puts around a text."""
         import torch
         model = self.load()
-        tokenizer = model.tokenizer
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, around = found["input_ids"], tokenizer.build_inputs_with_special_tokens([])
-        before = tokenizer.build_inputs_with_special_tokens([-1]).index(-1)
-        window = model.max_seq_length - len(around)
+        found = model.tokenizer(
+            text, truncation=True, max_length=model.max_seq_length, return_overflowing_tokens=True, padding=True,
+            return_offsets_mapping=True, return_special_tokens_mask=True, return_tensors="np")
+        ours = found["special_tokens_mask"] == 0
         vectors = []
         with torch.inference_mode():
-            for begin in range(0, len(ids), window):
-                piece = torch.tensor([tokenizer.build_inputs_with_special_tokens(ids[begin:begin + window])])
-                given = {"input_ids": piece, "attention_mask": torch.ones_like(piece)}
-                out = model[0]({name: part.to(model.device) for name, part in given.items()})["token_embeddings"][0]
-                vectors.append(out[before:before + len(ids[begin:begin + window])].float().cpu().numpy())
-        offsets = np.array(found["offset_mapping"], np.int64).reshape(-1, 2)
-        return offsets, np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
+            for at in range(0, len(ours), WINDOWS):
+                given = {name: torch.from_numpy(found[name][at:at + WINDOWS]).to(model.device)
+                         for name in ("input_ids", "attention_mask")}
+                vectors.append(model[0](given)["token_embeddings"].float().cpu().numpy())
+        return found["offset_mapping"][ours], np.concatenate(vectors)[ours]

@@ -56,3 +56,67 @@ def test_nothing_in_nothing_out_and_errors():
         TamisExcerpts(object()).to_dict()
     with pytest.raises(tamis.ArgumentError, match="source is object"):
         TamisExcerpts(object()).run(QUESTION, documents())
+
+
+# -------------------------------------------------------- The model --------------------------------------------------------
+
+from haystack.components.builders import ChatPromptBuilder  # noqa: E402
+from haystack.dataclasses import ChatMessage  # noqa: E402
+from test_answers import FIRST, SECOND, TOY, plain  # noqa: E402
+
+from tamis.haystack import TamisChatGenerator  # noqa: E402
+
+TURNS = [ChatMessage.from_system("You know this code.\n" + FIRST + "\n" + SECOND),
+         ChatMessage.from_user("What does push do?")]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return TamisChatGenerator(str(TOY), template=plain, generation_kwargs={"max_tokens": 12})
+
+
+def test_a_generator_replies(generator):
+    known = [Document(content=SECOND), Document(content=FIRST)]
+    reply, = generator.run(TURNS, documents=known)["replies"]
+    assert isinstance(reply, ChatMessage) and reply.text and reply.meta["finish_reason"] == "length"
+    usage = reply.meta["usage"]
+    assert usage["completion_tokens"] == 12 and usage["total_tokens"] == usage["prompt_tokens"] + 12
+    assert [source["id"] for source in reply.meta["sources"]] == [document.id for document in known]
+    assert all(0 < source["share"] < 1 for source in reply.meta["sources"])
+    again, = generator.run(TURNS)["replies"]
+    assert again.text == reply.text
+    assert again.meta["usage"]["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
+def test_it_streams_and_stops(generator):
+    heard = []
+    reply, = generator.run(TURNS, streaming_callback=heard.append)["replies"]
+    assert len(heard) > 2 and "".join(chunk.content for chunk in heard) == reply.text
+    assert heard[0].start and heard[-1].finish_reason == "length" and heard[-1].meta == reply.meta
+    stop = reply.text[4:7]
+    stopped, = generator.run(TURNS, generation_kwargs={"stop": [stop]})["replies"]
+    assert stopped.text == reply.text[:reply.text.find(stop)] and stopped.meta["finish_reason"] == "stop"
+
+
+def test_a_whole_pipeline_is_written_down_and_read_again(generator):
+    made = pipeline(WordVectors())
+    made.add_component("prompt", ChatPromptBuilder(
+        template=[ChatMessage.from_user("{% for d in documents %}{{ d.content }}\n{% endfor %}{{ query }}")],
+        required_variables="*"))
+    made.add_component("generator", TamisChatGenerator(str(TOY), plain, {"max_tokens": 8}))
+    made.connect("excerpts.documents", "prompt.documents")
+    made.connect("excerpts.documents", "generator.documents")
+    made.connect("prompt.prompt", "generator.messages")
+    read = Pipeline.loads(made.dumps(), allowed_modules=["tamis.*", "word_vectors", "test_answers"])
+    given = {"join": {"documents": documents()}, "excerpts": {"query": QUESTION}, "prompt": {"query": QUESTION}}
+    replies = [one.run(given)["generator"]["replies"][0] for one in (made, read)]
+    assert replies[0].text == replies[1].text and len(replies[0].meta["sources"]) == len(run(pipeline(WordVectors())))
+
+
+def test_what_the_generator_refuses(generator):
+    with pytest.raises(tamis.ArgumentError, match="logprobs is not supported"):
+        generator.run(TURNS, generation_kwargs={"logprobs": True})
+    with pytest.raises(tamis.ArgumentError, match="is not in the prompt"):
+        generator.run(TURNS, documents=[Document(content="somewhere else")])
+    with pytest.raises(tamis.Error):
+        TamisChatGenerator("/nonexistent").run(TURNS)

@@ -41,3 +41,65 @@ def test_nothing_in_nothing_out_and_errors():
         TamisCompressor(source="a name")
     with pytest.raises(tamis.ArgumentError, match="query: is empty"):
         TamisCompressor(source=WordVectors()).compress_documents(documents(), "")
+
+
+# -------------------------------------------------------- The model --------------------------------------------------------
+
+from langchain_core.language_models import BaseChatModel  # noqa: E402
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage  # noqa: E402
+from langchain_core.prompts import ChatPromptTemplate  # noqa: E402
+from test_answers import FIRST, SECOND, TOY, plain  # noqa: E402
+
+from tamis.langchain import ChatTamis  # noqa: E402
+
+TURNS = [SystemMessage("You know this code.\n" + FIRST + "\n" + SECOND), HumanMessage("What does push do?")]
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return ChatTamis(model=str(TOY), template=plain, max_tokens=12)
+
+
+def test_a_chat_model_answers(chat):
+    assert isinstance(chat, BaseChatModel) and chat._llm_type == "tamis"
+    answer = chat.invoke(TURNS, documents=[Document(page_content=SECOND), FIRST])
+    assert isinstance(answer, AIMessage) and answer.content
+    about = answer.usage_metadata
+    assert about["output_tokens"] == 12 and about["total_tokens"] == about["input_tokens"] + 12
+    again = chat.invoke(TURNS)
+    assert again.content == answer.content
+    assert again.usage_metadata["input_token_details"]["cache_read"] == about["input_tokens"] - 1
+    assert answer.response_metadata["finish_reason"] == "length" and again.response_metadata["sources"] is None
+    assert all(0 < share < 1 for share in answer.response_metadata["sources"])
+
+
+def test_it_streams(chat):
+    chunks = list(chat.stream(TURNS, max_tokens=6))
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    assert len(chunks) > 2 and whole.content == chat.invoke(TURNS, max_tokens=6).content
+    assert whole.usage_metadata["output_tokens"] == 6 and whole.response_metadata["finish_reason"] == "length"
+
+    async def later():
+        return [chunk.content async for chunk in chat.astream(TURNS, max_tokens=6)]
+    assert "".join(asyncio.run(later())) == whole.content
+
+
+def test_stop_sequences_and_chains(chat):
+    whole = chat.invoke(TURNS).content
+    stop = whole[4:7]
+    stopped = chat.invoke(TURNS, stop=[stop])
+    assert stopped.content == whole[:whole.find(stop)] and stopped.response_metadata["finish_reason"] == "stop"
+    chain = ChatPromptTemplate.from_messages([("system", TURNS[0].content.replace("{", "{{").replace("}", "}}")),
+                                              ("human", "{question}")]) | chat.bind(stop=[stop])
+    assert chain.invoke({"question": TURNS[1].content}).content == stopped.content
+
+
+def test_what_the_chat_refuses(chat):
+    with pytest.raises(tamis.ArgumentError, match="presence_penalty is not supported"):
+        chat.invoke(TURNS, presence_penalty=1)
+    with pytest.raises(tamis.ArgumentError, match="type 'tool' is not supported"):
+        chat.invoke([*TURNS, ToolMessage("1", tool_call_id="a")])
+    with pytest.raises(tamis.ArgumentError, match="is not in the prompt"):
+        chat.invoke(TURNS, documents=["somewhere else"])

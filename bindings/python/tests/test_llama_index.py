@@ -47,3 +47,59 @@ def test_nothing_in_nothing_out_and_errors():
         postprocessor.postprocess_nodes(nodes())
     with pytest.raises(tamis.ArgumentError, match="budget: is 0"):
         TamisPostprocessor(source=WordVectors(), budget=0)
+
+
+# -------------------------------------------------------- The model --------------------------------------------------------
+
+from llama_index.core import PromptTemplate  # noqa: E402
+from llama_index.core.base.llms.types import ChatMessage  # noqa: E402
+from llama_index.core.llms import LLM  # noqa: E402
+from llama_index.core.response_synthesizers import get_response_synthesizer  # noqa: E402
+from test_answers import FIRST, SECOND, TOY, plain  # noqa: E402
+
+from tamis.llama_index import TamisLLM  # noqa: E402
+
+TURNS = [ChatMessage(role="system", content="You know this code.\n" + FIRST + "\n" + SECOND),
+         ChatMessage(role="user", content="What does push do?")]
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return TamisLLM(model=str(TOY), template=plain, max_tokens=12)
+
+
+def test_a_model_completes_and_chats(llm):
+    assert isinstance(llm, LLM) and llm.metadata.context_window == 2048 and llm.metadata.num_output == 12
+    done = llm.complete(FIRST + "\n" + SECOND, documents=[SECOND, NodeWithScore(node=TextNode(text=FIRST))])
+    about = done.additional_kwargs
+    assert done.text and about["completion_tokens"] == 12 and about["finish_reason"] == "length"
+    assert len(about["sources"]) == 2 and all(0 < share < 1 for share in about["sources"])
+    said = llm.chat(TURNS)
+    assert said.message.role == "assistant" and said.message.content
+    again = llm.chat(TURNS)
+    assert again.message.content == said.message.content
+    assert again.additional_kwargs["cached_tokens"] == said.additional_kwargs["prompt_tokens"] - 1
+
+
+def test_it_streams(llm):
+    pieces = list(llm.stream_chat(TURNS))
+    assert len(pieces) > 2 and "".join(piece.delta for piece in pieces) == llm.chat(TURNS).message.content
+    assert pieces[-1].additional_kwargs["completion_tokens"] == 12
+    completed = list(llm.stream_complete(FIRST, max_tokens=5))
+    assert completed[-1].text == llm.complete(FIRST, max_tokens=5).text == "".join(piece.delta for piece in completed)
+    assert asyncio.run(llm.achat(TURNS)).message.content == pieces[-1].message.content
+
+
+def test_stop_sequences_and_synthesis(llm):
+    whole = llm.complete(FIRST).text
+    assert llm.complete(FIRST, stop=[whole[4:7]]).text == whole[:whole.find(whole[4:7])]
+    synthesizer = get_response_synthesizer(llm=llm, text_qa_template=PromptTemplate("{context_str}\n{query_str}\n"))
+    answered = synthesizer.synthesize(QUESTION, nodes()[2:])
+    assert str(answered) and len(answered.source_nodes) == 2
+
+
+def test_what_the_model_refuses(llm):
+    with pytest.raises(tamis.ArgumentError, match="logit_bias is not supported"):
+        llm.complete(FIRST, logit_bias={})
+    with pytest.raises(tamis.ArgumentError, match="is not in the prompt"):
+        llm.complete(FIRST, documents=[SECOND])

@@ -1,7 +1,7 @@
 """One decode step of DeepSeek Sparse Attention from numpy: index -> select -> attend over 32,768 keys, beside dense
 attention over all of them, and the counters that prove what was saved. Random numbers stand in for a model's.
 
-    python examples/select.py
+    python examples/select_keys.py
 """
 import numpy as np
 import tamis
