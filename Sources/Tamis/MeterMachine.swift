@@ -61,8 +61,9 @@ private func phase(
     phase.dense.append(run(timing, rows, flops: pair, bytes: row, pairs: count))
     if timing.seconds > 0.25 { break }
   }
+  // Rows of a prefill find some of each other's keys in the caches, a token alone finds none.
   for chosen in [max(topK / 4, 1), topK] {
-    let timing = try trial.sparse(chosen: chosen, keys: min(most, 65_536))
+    let timing = try trial.sparse(chosen: chosen, keys: min(most, rows == 1 ? 65_536 : 16_384))
     phase.sparse.append(run(timing, rows, flops: pair, bytes: 0, pairs: chosen))
     if timing.seconds > 0.5 { break }
   }

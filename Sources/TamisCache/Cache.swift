@@ -12,7 +12,7 @@ package final class Cache: @unchecked Sendable {
   private let maxPages: Int
   private let pagesInUse = Atomic<Int>(0)
 
-  private let lock = CacheLock()
+  private let lock = BriefLock()
   private var registry = Registry()
 
   /// Allocates no page.

@@ -2,7 +2,6 @@
 // it with its dense counterfactual, and charges it. A call that could not be charged (a counter is full) is not. Energy
 // is that of the whole machine, so it is read only while no other meter reads it.
 
-import Synchronization
 package import TamisRuntime
 
 extension Meter {
@@ -37,7 +36,7 @@ extension Meter {
     try charge(cost)
   }
 
-  private static let energy = Mutex(SharedEnergy())
+  private static let energy = Guarded(SharedEnergy())
 }
 
 extension Cost {

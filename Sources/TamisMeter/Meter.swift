@@ -14,7 +14,7 @@ package final class Meter: Sendable {
   /// While a thread is inside, the processor's energy is read.
   package let readsEnergy: Bool
   private let depth: Int
-  private let state: Mutex<State>
+  private let state: Guarded<State>
 
   /// Levels below a root; a charge walks them all.
   package static let deepest = 32
@@ -51,7 +51,7 @@ package final class Meter: Sendable {
     self.readsEnergy = readsEnergy
     self.machine = machine ?? parent?.machine
     depth = level
-    state = Mutex(State(budget: budget, reserved: budget.nothing, spent: budget.nothing))
+    state = Guarded(State(budget: budget, reserved: budget.nothing, spent: budget.nothing))
   }
 
   /// Reservations nobody settled count as spent: the work may have been done.
