@@ -67,6 +67,14 @@ def test_generate():
     assert "deepseek_v32" in printed and "def g(" in printed
 
 
+def test_fit():
+    printed = run("fit.py")
+    first, last = map(float, re.search(r"divergence ([\d.]+) -> ([\d.]+) nats", printed).groups())
+    oracle, found = map(float, re.search(r"^ +128 +([\d.]+) +([\d.]+)", printed, flags=re.M).groups())
+    assert last < 0.2 * first and found > 0.9 * oracle
+    assert float(re.search(r"([\d.]+) % from dense", printed).group(1)) < 40
+
+
 @pytest.mark.parametrize("readme", ["README.md", "bindings/python/README.md"])
 def test_readme(readme):
     code, = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)
