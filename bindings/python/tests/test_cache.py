@@ -217,9 +217,8 @@ def test_full_and_over_budget_change_nothing(rng):
         sequence.extend(100)
         sequence.write(0, 0, normal(rng, 100, 512))
         rows = sequence.read(0).key
-        with pytest.raises(tamis.BudgetError, match="tamis_seq_extend") as raised:
+        with pytest.raises(tamis.BudgetError, match="tamis_seq_extend"):
             sequence.extend(10_000)
-        assert isinstance(raised.value, MemoryError)
         assert len(sequence) == 100 and np.array_equal(sequence.read(0).key, rows)
         assert ctx.bytes()[1] <= 1 << 20
 

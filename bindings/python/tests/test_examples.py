@@ -35,10 +35,10 @@ def test_select():
 
 
 def test_rag_select():
-    printed = run("rag_select.py", "Which key is chosen when two scores are equal?", ROOT / "include" / "tamis.h")
-    excerpts = re.findall(r"^tamis.h:\d+-\d+, score .*\n(?:  .*\n)+", printed, flags=re.M)
-    assert any("score descending, ties to the" in excerpt for excerpt in excerpts)
-    assert int(re.search(r"(\d+) keys scored", printed).group(1)) > 5000
+    printed = run("rag_select.py", "May I use the trade names of the licensor?", ROOT / "LICENSE")
+    excerpts = re.findall(r"^LICENSE:\d+-\d+, score .*\n(?:  .*\n)+", printed, flags=re.M)
+    assert any("does not grant permission to use the trade" in excerpt for excerpt in excerpts)
+    assert int(re.search(r"(\d+) keys scored", printed).group(1)) > 1500
     assert 0 < int(re.search(r"(\d+) tokens are kept", printed).group(1)) <= 256
 
 
