@@ -40,6 +40,19 @@ package enum Batch {
     try Attend.run(cache.context, shape, q: q, jobs: jobs, indices: indices, out: out, lse: lse)
   }
 
+  /// attend in the expanded form, for the last rows of one sequence: q [n, heads, nope + rope], out [n, heads * value].
+  package static func attendExpanded(
+    _ sequence: TokenSequence, rows: UnsafePointer<Int32>, layer: Int, _ shape: ExpandedShape, q: Tensor, up: Tensor,
+    indices: Tensor?, out: Tensor
+  ) throws(TamisError) {
+    var entered = Entered([sequence], rows)
+    defer { entered.leave() }
+    let cache = try entered.enter(n: q.shape[0], layer: layer)
+    for job in try entered.attendJobs(cache.layout, layer: layer) {
+      try ExpandedAttention.run(cache.context, shape, q: q, up: up, job: job, indices: indices, out: out)
+    }
+  }
+
   /// How much attention the keys got in the call to attend that gave `lse` [n, heads], row by row in order on the
   /// calling thread: the number of the sequence among those with rows, its keys (nil: 0, 1, 2 ...) and their mass.
   package static func mass(

@@ -29,6 +29,7 @@ struct AttentionWeights {
   let queryUp: Tensor  // [heads * queryDim, queryLatent]
   let keyDown: Tensor  // [latent + rope, hidden]
   let keyNorm: UnsafePointer<Float>
+  let keyUp: Tensor  // [heads * (nope + value), latent]: W_UK and W_UV of each head
   /// W_UK transposed: [heads] of [latent, nope].
   let absorb: [Tensor]
   /// W_UV: [heads] of [value, latent].
@@ -44,7 +45,7 @@ struct AttentionWeights {
     keyDown = try store.matrix("\(name).kv_a_proj_with_mqa.weight", config.keyDim, hidden)
     keyNorm = try store.vector("\(name).kv_a_layernorm.weight", config.latent)
     let headRows = config.nope &+ config.value
-    let keyUp = try store.matrix("\(name).kv_b_proj.weight", heads &* headRows, config.latent)
+    keyUp = try store.matrix("\(name).kv_b_proj.weight", heads &* headRows, config.latent)
     absorb = try store.transposed(keyUp, heads: heads, headRows: headRows, rows: config.nope)
     var expand: [Tensor] = []
     for head in 0..<heads {

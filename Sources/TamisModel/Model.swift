@@ -11,8 +11,11 @@ package struct ModelOptions: Sendable {
   /// Every matrix as F32 in memory and fp32 products: for comparing with an fp32 implementation. False: weights stay
   /// mapped in the type they are stored in; bf16 and 8-bit ones are multiplied in bf16.
   package var widensWeights = false
-  /// Rows of a step: memory for activations against speed. The result is the same.
-  package var stepRows = 128
+  /// Rows of a step: memory for activations against speed. The result is the same. 0: what 128 MiB hold, 16 to 512.
+  package var stepRows = 0
+  /// Long prompts may take the expanded form of attention where it is cheaper. It rounds differently, so the last bits
+  /// of their logits depend on how a prompt is cut into calls (not on what is evaluated beside it). False: they do not.
+  package var mayExpand = true
 
   package init() {}
 }
@@ -38,8 +41,8 @@ package final class Model: @unchecked Sendable {
   package init(
     _ config: ModelConfig, _ checkpoint: Checkpoint, _ context: Context, _ options: ModelOptions = ModelOptions()
   ) throws(TamisError) {
-    guard options.stepRows >= 1, options.stepRows <= 1 << 16 else {
-      throw TamisError(.argument, "options: step rows are 1 to 65536")
+    guard options.stepRows >= 0, options.stepRows <= 1 << 16 else {
+      throw TamisError(.argument, "options: step rows are 0 to 65536")
     }
     self.config = config
     self.context = context
@@ -149,9 +152,11 @@ package final class Model: @unchecked Sendable {
     guard let cache = requests.first?.sequence.cache else { return }
     let token = context.beginCall()
     let total = requests.reduce(0) { $0 &+ $1.tokens.count }
-    let space = try Workspace(context, config, rows: min(options.stepRows, total), topK: choice.k,
-      traces: requests.contains { $0.trace != nil })
-    var work = Work(requests: requests, lengths: lengths)
+    let traces = requests.contains { $0.trace != nil }
+    let stepRows =
+      options.stepRows > 0 ? options.stepRows : try Workspace.automaticRows(config, topK: choice.k, traces: traces)
+    let space = try Workspace(context, config, rows: min(stepRows, total), topK: choice.k, traces: traces)
+    var work = Work(requests: requests, ends: expandedEnds(requests, cache, choice, rows: stepRows), lengths: lengths)
     var written = 0
     while true {
       let (segments, finished) = work.next(rows: space.rows)
@@ -165,6 +170,16 @@ package final class Model: @unchecked Sendable {
       guard !wanted.isEmpty else { continue }
       try project(wanted, space, to: logits, first: written)
       written &+= wanted.count
+    }
+  }
+
+  /// Of each request, the position from which on its rows take the absorbed form.
+  private func expandedEnds(_ requests: [Request], _ cache: Cache, _ choice: Choice, rows: Int) -> [Int] {
+    requests.map { request in
+      guard options.mayExpand, request.trace == nil, let layer = layers.first,
+        ExpandedAttention.takes(weight: layer.attention.keyUp.dtype, keys: cache.options.kvDType)
+      else { return 0 }
+      return ExpandedForm.end(config, rows: min(rows, request.tokens.count), selected: choice.k)
     }
   }
 
@@ -213,12 +228,15 @@ private struct Traces {
 /// The tokens that are still to be evaluated, in the order of the requests.
 private struct Work {
   let requests: [Request]
+  /// Rows at smaller positions take the expanded form.
+  let ends: [Int]
   let lengths: [Int]
   private var request = 0
   private var done = 0
 
-  init(requests: [Request], lengths: [Int]) {
+  init(requests: [Request], ends: [Int], lengths: [Int]) {
     self.requests = requests
+    self.ends = ends
     self.lengths = lengths
   }
 
@@ -229,11 +247,14 @@ private struct Work {
     var taken = 0
     while request < requests.count, taken < rows {
       let tokens = requests[request].tokens
-      let count = min(rows &- taken, tokens.count &- done)
+      let first = lengths[request] &+ done
+      let expands = first < ends[request]
+      var count = min(rows &- taken, tokens.count &- done)
+      if expands { count = min(count, ends[request] &- first) }
       segments.append(
         Segment(
           sequence: requests[request].sequence, request: request, trace: requests[request].trace,
-          first: lengths[request] &+ done,
+          first: first, expands: expands,
           tokens: UnsafeBufferPointer(rebasing: tokens[done..<done &+ count])))
       taken &+= count
       done &+= count
@@ -241,6 +262,9 @@ private struct Work {
         finished.append(taken &- 1)
         request &+= 1
         done = 0
+      } else if expands {
+        // Its rows behind these may take the other form, which is another segment, and a step has one of a sequence.
+        break
       }
     }
     return (segments, finished)

@@ -17,6 +17,8 @@ struct Segment {
   let trace: AttentionTrace?
   /// Position of its first row.
   let first: Int
+  /// Its rows take the expanded form of attention.
+  let expands: Bool
   let tokens: UnsafeBufferPointer<Int32>
 }
 
@@ -31,7 +33,7 @@ struct Step {
   let rows: Int
   private let sequences: [TokenSequence]
   private let counts: [Int32]
-  private let choice: Choice
+  let choice: Choice
   /// Do the rows select keys, or attend to all of them?
   private let selects: Bool
 
@@ -112,7 +114,7 @@ struct Step {
     try Project.run(context, products)
   }
 
-  private func heads3(_ data: Floats, _ heads: Int, _ dim: Int, rows: Int? = nil) throws(TamisError) -> Tensor {
+  func heads3(_ data: Floats, _ heads: Int, _ dim: Int, rows: Int? = nil) throws(TamisError) -> Tensor {
     try Tensor(
       "model", data: data, dtype: DType.f32.rawValue, rank: 3, shape: SIMD4(rows ?? self.rows, heads, dim, 0),
       stride: SIMD4(repeating: 0), scale: nil, block: 0)
@@ -120,8 +122,7 @@ struct Step {
 
   // MARK: Attention
 
-  /// Multi-head latent attention in its absorbed form: one key [latent | rotary] for all heads, whose first part is
-  /// the value (DeepSeek-V3.2, section 1). space.normed -> space.added
+  /// Multi-head latent attention (DeepSeek-V3.2, section 1). space.normed -> space.added
   private func attention(_ weights: AttentionWeights, layer: Int) throws(TamisError) {
     try projectDown(weights)
     norm(
@@ -135,23 +136,12 @@ struct Step {
       space.rotary.rotate(key + config.latent, row: row, interleaved: true)
       for head in Range(uncheckedBounds: (0, config.heads)) {
         let at = row &* config.heads &+ head
-        let rope = space.absorbed + (at &* config.keyDim &+ config.latent)
-        rope.update(from: space.query + (at &* config.queryDim &+ config.nope), count: config.rope)
-        space.rotary.rotate(rope, row: row, interleaved: true)
+        space.rotary.rotate(space.query + (at &* config.queryDim &+ config.nope), row: row, interleaved: true)
       }
     }
-    try absorbQueries(weights)
     try writeAndSelect(weights.index, layer: layer)
     if selects, let hook = choice.hook { try call(hook, layer: layer) }
-    let q = try heads3(space.absorbed, config.heads, config.keyDim)
-    let shape = try cache.attention(q: q, scale: config.rotary.softmaxScale(queryDim: config.queryDim), sink: nil)
-    let isTraced = segments.contains { $0.trace != nil }
-    try Batch.attend(
-      sequences, rows: counts, layer: layer, shape, q: q, indices: selected(),
-      out: heads3(space.attended, config.heads, config.latent),
-      lse: isTraced ? floatView(space.lse, rows: rows, columns: config.heads) : nil)
-    if isTraced { try trace(layer: layer, shape) }
-    try expandValues(weights)
+    try attend(weights, layer: layer)
     try project([(space.values, weights.out, space.added)])
   }
 
@@ -172,47 +162,6 @@ struct Step {
     var parts: [(x: Floats, weight: Tensor, y: Floats)] = [(space.queryLatent, weights.queryUp, space.query)]
     if let index = weights.index, selects { parts.append((space.queryLatent, index.query, space.indexQuery)) }
     try project(parts)
-  }
-
-  /// Each sequence that is traced on its own: the others' rows cost nothing.
-  private func trace(layer: Int, _ shape: Attention) throws(TamisError) {
-    var row = 0
-    for segment in segments {
-      let (first, count) = (row, segment.tokens.count)
-      row &+= count
-      guard let trace = segment.trace else { continue }
-      try Batch.mass(
-        [segment.sequence], rows: [Int32(truncatingIfNeeded: count)], layer: layer, shape,
-        q: heads3(
-          space.absorbed + first &* config.heads &* config.keyDim, config.heads, config.keyDim, rows: count),
-        indices: selected(Range(uncheckedBounds: (first, row))),
-        lse: floatView(space.lse + first &* config.heads, rows: count, columns: config.heads)
-      ) { _, keys, mass in trace.add(layer: layer, keys: keys, mass) }
-    }
-  }
-
-  /// q~ = W_UK^T q_nope, for each head.
-  private func absorbQueries(_ weights: AttentionWeights) throws(TamisError) {
-    var products: [Product] = []
-    for (head, weight) in weights.absorb.enumerated() {
-      products.append(
-        try product(
-          space.query + head &* config.queryDim, weight, space.absorbed + head &* config.keyDim, rows: rows,
-          xStride: config.heads &* config.queryDim, yStride: config.heads &* config.keyDim))
-    }
-    try Project.run(context, products)
-  }
-
-  /// o = W_UV u, for each head.
-  private func expandValues(_ weights: AttentionWeights) throws(TamisError) {
-    var products: [Product] = []
-    for (head, weight) in weights.expand.enumerated() {
-      products.append(
-        try product(
-          space.attended + head &* config.latent, weight, space.values + head &* config.value, rows: rows,
-          xStride: config.heads &* config.latent, yStride: config.heads &* config.value))
-    }
-    try Project.run(context, products)
   }
 
   // MARK: Indexer
@@ -256,7 +205,7 @@ struct Step {
   }
 
   /// [rows, k], or nil: dense.
-  private func selected(_ range: Range<Int>? = nil) throws(TamisError) -> Tensor? {
+  func selected(_ range: Range<Int>? = nil) throws(TamisError) -> Tensor? {
     guard selects else { return nil }
     let range = range ?? Range(uncheckedBounds: (0, rows))
     return try floatView(space.indices + range.lowerBound &* choice.k, .i32, rows: range.count, columns: choice.k)

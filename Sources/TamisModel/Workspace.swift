@@ -34,8 +34,8 @@ final class Workspace {
   let gathered: Floats  // [rows * perToken, hidden]: the experts' inputs
   let expertOut: Floats  // [rows * perToken, hidden]
 
-  /// topK: keys that a row selects at most in this call; 0: no selection.
-  init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int, traces: Bool) throws(TamisError) {
+  /// Numbers of a row in each area, in their order.
+  private static func widths(_ config: ModelConfig, topK: Int, traces: Bool) throws(TamisError) -> [Int] {
     let index = config.index
     let experts = config.experts
     let perToken = experts?.perToken ?? 0
@@ -44,7 +44,7 @@ final class Workspace {
     let widest = max(config.intermediate, inExperts)
     let routing = (experts?.routed ?? 0) &* 2 &+ (experts?.groups ?? 0)
     let half = config.rope / 2
-    let perRow = [
+    return [
       config.hidden, config.hidden, config.hidden, config.queryLatent, config.heads &* config.queryDim, config.keyDim,
       config.heads &* config.keyDim, config.heads &* config.latent, traces ? config.heads : 0,
       config.heads &* config.value, half, half,
@@ -52,9 +52,22 @@ final class Workspace {
       perToken, perToken, perToken, try Size.product(perToken, config.hidden),
       try Size.product(perToken, config.hidden),
     ]
+  }
+
+  private static let automaticBytes = 128 << 20
+
+  /// As many rows as a moderate amount of memory holds.
+  static func automaticRows(_ config: ModelConfig, topK: Int, traces: Bool) throws(TamisError) -> Int {
+    var perRow = 0
+    for width in try widths(config, topK: topK, traces: traces) { perRow = try Size.sum(perRow, Size.product(width, 4)) }
+    return max(16, min(512, automaticBytes / max(perRow, 1)))
+  }
+
+  /// topK: keys that a row selects at most in this call; 0: no selection.
+  init(_ context: Context, _ config: ModelConfig, rows: Int, topK: Int, traces: Bool) throws(TamisError) {
     var offsets: [Int] = []
     var total = 0
-    for width in perRow {
+    for width in try Workspace.widths(config, topK: topK, traces: traces) {
       offsets.append(total)
       total = try Size.sum(total, Size.roundUp(Size.product(rows, width, 4), to: 64))
     }
@@ -77,7 +90,7 @@ final class Workspace {
     attended = floats()
     lse = floats()
     values = floats()
-    rotary = RotaryRows(half: half, cosine: floats(), sine: floats())
+    rotary = RotaryRows(half: config.rope / 2, cosine: floats(), sine: floats())
     indexQuery = floats()
     indexKey = floats()
     indexWeights = floats()

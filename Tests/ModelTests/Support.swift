@@ -17,10 +17,12 @@ enum Toy {
   }
 
   /// fp32 arithmetic and an fp32 cache, as the golden logits were made.
-  static func exact(topK: Int? = nil, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil) throws -> Fixture {
+  static func exact(
+    topK: Int? = nil, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil, expands: Bool = true
+  ) throws -> Fixture {
     var config = try ModelConfig(path: folder.appendingPathComponent("config.json").path)
     if let topK { config.index?.topK = topK }
-    return try .exact(folder.path, config, stepRows: stepRows, threads: threads, isa: isa)
+    return try .exact(folder.path, config, stepRows: stepRows, threads: threads, isa: isa, expands: expands)
   }
 }
 
@@ -47,11 +49,13 @@ struct Fixture {
   var cacheOptions: CacheOptions
 
   static func exact(
-    _ directory: String, _ config: ModelConfig, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil
+    _ directory: String, _ config: ModelConfig, stepRows: Int = 128, threads: UInt32 = 2, isa: String? = nil,
+    expands: Bool = true
   ) throws -> Fixture {
     var options = ModelOptions()
     options.widensWeights = true
     options.stepRows = stepRows
+    options.mayExpand = expands
     return try Fixture(directory, config, options, threads: threads, isa: isa, kv: .f32, index: .f32)
   }
 
