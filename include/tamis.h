@@ -444,7 +444,8 @@ typedef struct tamis_model_options {
   uint32_t widen;       /* non-zero: matrices as F32 in memory and float products, for comparing with float
                            implementations; 0: as they are stored, BF16 and 8-bit ones multiplied in BF16       */
   uint32_t step_tokens; /* most tokens that pass through the layers together: memory for activations against
-                           speed, the same result. 0: 128; at most 65536                                        */
+                           speed; the same result but for rounding. 0: what 128 MiB hold, 16 to 512; at most
+                           65536                                                                                */
 } tamis_model_options;
 #define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0 }
 
@@ -561,7 +562,8 @@ typedef struct tamis_eval_options {
 
 /* Extends `count` sequences of one cache, sequence j by counts[j] >= 1 tokens, those of all in order in `tokens`; a
  * prompt in pieces of any size, a decode step of many sequences, or both at once. logits: F32 [count, vocabulary], or
- * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others.
+ * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others; how a long
+ * prompt is cut into calls changes its last bits, because many tokens at once may be computed in another form.
  * A failed call leaves every sequence as it was. Errors: E_ARGUMENT (an id outside the vocabulary, more tokens than
  * max_tokens, a cache of another shape), E_FULL, E_MEMORY, E_BUDGET, E_BUSY, E_CANCELLED. */
 TAMIS_API tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens,

@@ -59,7 +59,9 @@ final class Workspace {
   /// As many rows as a moderate amount of memory holds.
   static func automaticRows(_ config: ModelConfig, topK: Int, traces: Bool) throws(TamisError) -> Int {
     var perRow = 0
-    for width in try widths(config, topK: topK, traces: traces) { perRow = try Size.sum(perRow, Size.product(width, 4)) }
+    for width in try widths(config, topK: topK, traces: traces) {
+      perRow = try Size.sum(perRow, Size.product(width, 4))
+    }
     return max(16, min(512, automaticBytes / max(perRow, 1)))
   }
 

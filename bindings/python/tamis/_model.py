@@ -55,7 +55,8 @@ class Model(Owner):
     directory: with config.json, model.safetensors or its shards, and tokenizer.json where text is wanted.
     ctx: threads and memory; None: a new Context(), which is `model.ctx`.
     widen: matrices as float32 in memory and float products, for comparing with float implementations.
-    step_tokens: most tokens that pass through the layers together; 0: 128. The result is the same.
+    step_tokens: most tokens that pass through the layers together; 0: what 128 MiB hold, 16 to 512. The result is the
+        same but for rounding.
 
     Raises FileError, FormatError (with the tensor or byte offset), UnsupportedError (another model).
     """
