@@ -211,6 +211,34 @@ static void evaluation(void) {
   CHECK(length_of(seq) == before + 3);
 }
 
+/* Structs of older and newer callers, as in growth.c. */
+static void growth(void) {
+  struct {
+    tamis_eval_options known;
+    unsigned char future[64];
+  } options = {TAMIS_EVAL_OPTIONS_INIT, {0}};
+  struct {
+    tamis_model_info known;
+    unsigned char future[64];
+  } about;
+  const int32_t ids[] = {1, 2, 3}, three = 3;
+  const tamis_eval_options *newer = (const tamis_eval_options *)(const void *)&options;
+  options.known.size = sizeof options;
+  CHECK_OK(tamis_model_eval(model, &seq, ids, &three, 1, newer, NULL));
+  options.future[63] = 1;
+  REFUSED(UNSUPPORTED, "tamis_model_eval", tamis_model_eval(model, &seq, ids, &three, 1, newer, NULL));
+
+  memset(&about, 0xFF, sizeof about);
+  about.known.size = sizeof about;
+  CHECK_OK(tamis_model_read_info(model, (tamis_model_info *)(void *)&about));
+  CHECK(about.known.layers == info.layers && about.known.weight_bytes == info.weight_bytes);
+  for (size_t i = 0; i < sizeof about.future; i++) CHECK(about.future[i] == 0);
+  memset(&about, 0xFF, sizeof about);
+  about.known.size = 16; /* of a caller who knows layers, vocabulary and hidden */
+  CHECK_OK(tamis_model_read_info(model, (tamis_model_info *)(void *)&about));
+  CHECK(about.known.hidden == info.hidden && about.known.heads == UINT32_MAX);
+}
+
 static void sampling(void) {
   const tamis_tensor one = rows(1), two = rows(2);
   int32_t token = -5;
@@ -472,6 +500,7 @@ int main(int count, char **arguments) {
   opening(arguments[1]);
   text();
   evaluation();
+  growth();
   sampling();
   chat();
   generation();
