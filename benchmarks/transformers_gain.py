@@ -1,5 +1,5 @@
-"""What `tamis.transformers.accelerate` gains: a deepseek_v32 layer stack with V3.2's attention shapes, random weights in
-bfloat16, the unpatched model of transformers beside the accelerated one, each in a process of its own.
+"""What `tamis.transformers.accelerate` gains: a deepseek_v32 layer stack with V3.2's attention shapes, random weights
+in bfloat16, the unpatched model of transformers beside the accelerated one, each in a process of its own.
 
 For every context length it prints the time of one decoded token (one attention layer, and the whole step), of a chunk
 of prompt, and the peak of memory above weights. The cache is filled with random latents and index keys instead of by
@@ -131,7 +131,8 @@ def child(mode, layers, context, chunk, repeats):
             forward(tokens)  # pages and scratch exist from now on
         forget_peak()
         runs = [forward(tokens) for _ in range(repeats if mode == "tamis" else 1)]
-        found[what] = {"step": statistics.median(run[0] for run in runs), "layer": statistics.median(run[1] for run in runs),
+        found[what] = {"step": statistics.median(run[0] for run in runs),
+                       "layer": statistics.median(run[1] for run in runs),
                        "peak": status("VmHWM") - weights, "logits": runs[-1][2].float().tolist()}
     print(json.dumps(found))
 
@@ -150,8 +151,8 @@ def available():
 def measure(mode, options, context):
     """One child process; None when it does not fit or fails."""
     if mode == "unpatched" and needed(context, options.chunk) + options.layers * (2 << 30) > available():
-        print(f"{context:7} unpatched: left out, it needs about {needed(context, options.chunk) >> 30} GiB above weights "
-              f"and {available() >> 30} GiB are free")
+        print(f"{context:7} unpatched: left out, it needs about {needed(context, options.chunk) >> 30} GiB above "
+              f"weights and {available() >> 30} GiB are free")
         return None
     command = [sys.executable, __file__, "--child", mode, "--layers", str(options.layers), "--contexts", str(context),
                "--chunk", str(options.chunk), "--repeats", str(options.repeats)]

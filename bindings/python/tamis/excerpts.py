@@ -83,9 +83,9 @@ class Scored:
 class Selector:
     """Selects excerpts. Usable from many threads at once if what scores is.
 
-    source: a `TokenEmbedder`, a `tamis.Model`, whose own indexer chooses, or another `Scorer`. budget: most tokens (of the source) that all excerpts of a call have
-    together. window: tokens over which scores are smoothed. ctx: where an embedder's scores are computed; None: a
-    context of its own.
+    source: a `TokenEmbedder`, a `tamis.Model`, whose own indexer chooses, or another `Scorer`. budget: most tokens (of
+    the source) that all excerpts of a call have together. window: tokens over which scores are smoothed. ctx: where an
+    embedder's scores are computed; None: a context of its own.
     """
 
     def __init__(self, source: TokenEmbedder | Model | Scorer, budget: int = 512, *, window: int = 99,
@@ -166,7 +166,8 @@ class EmbeddingScorer:
         if offsets.size == 0:
             return Scored(text), np.empty((0, 0), np.float32)
         if offsets.ndim != 2 or offsets.shape[1] != 2 or offsets.dtype.kind not in "iu":
-            raise wrong(f"embed: gave offsets {offsets.dtype} {list(offsets.shape)} for {name}, expected integers [n, 2]")
+            raise wrong(f"embed: gave offsets {offsets.dtype} {list(offsets.shape)} for {name}, expected integers "
+                        "[n, 2]")
         if vectors.ndim != 2 or len(vectors) != len(offsets) or not vectors.shape[1]:
             raise wrong(f"embed: gave vectors {list(vectors.shape)} for the {len(offsets)} tokens of {name}, expected "
                         f"[{len(offsets)}, d]")

@@ -100,8 +100,8 @@ class TamisChatGenerator:
     """A model of the DSA family on this machine's CPU. It streams, and remembers the beginnings of prompts it has read.
 
     A reply's meta has "finish_reason", "usage" (with the tokens read before as "cached_tokens" of
-    "prompt_tokens_details") and "sources": [{"id": ..., "share": ...}, ...], the share of attention that the answer gave
-    to each document.
+    "prompt_tokens_details") and "sources": [{"id": ..., "share": ...}, ...], the share of attention that the answer
+    gave to each document.
     """
 
     def __init__(self, model: str, template: Optional[Any] = None, generation_kwargs: Optional[dict[str, Any]] = None,
@@ -127,7 +127,7 @@ class TamisChatGenerator:
         functions = {"template": self.template, "streaming_callback": self.streaming_callback}
         return default_to_dict(
             self, model=self.model, generation_kwargs=self.generation_kwargs,
-            **{name: None if function is None else serialize_callable(function) for name, function in functions.items()})
+            **{name: function and serialize_callable(function) for name, function in functions.items()})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TamisChatGenerator:

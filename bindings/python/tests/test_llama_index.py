@@ -49,7 +49,7 @@ def test_nothing_in_nothing_out_and_errors():
         TamisPostprocessor(source=WordVectors(), budget=0)
 
 
-# -------------------------------------------------------- The model --------------------------------------------------------
+# ------------------------------------------------- The model -------------------------------------------------
 
 from llama_index.core import PromptTemplate  # noqa: E402
 from llama_index.core.base.llms.types import ChatMessage  # noqa: E402

@@ -124,9 +124,12 @@ def recorded(model, monkeypatch):
             scores.append(self)
         return topk(self, *arguments, **named)
 
+    def leave(_module, _given, result):
+        inside.pop()
+        returned.append(result)
+
     hooks = [hook for indexer in indexers(model) for hook in (
-        indexer.register_forward_pre_hook(lambda *_: inside.append(1)),
-        indexer.register_forward_hook(lambda _module, _given, result: (inside.pop(), returned.append(result))[:0] or None))]
+        indexer.register_forward_pre_hook(lambda *_: inside.append(1)), indexer.register_forward_hook(leave))]
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "topk", watch)
         yield returned, scores
@@ -318,7 +321,7 @@ def test_index_keys_of_8_bits():
         assert difference(logits(model, ids), expected) < 0.5  # near ties may fall otherwise
 
 
-# -------------------------------------------------------- Refusals --------------------------------------------------------
+# ------------------------------------------------- Refusals -------------------------------------------------
 
 
 def state(model):
