@@ -83,8 +83,8 @@ install_text_model() {
 install_frameworks() {
   "$python" -c 'import faiss, gunicorn, haystack, langchain_core, llama_index.core' 2> /dev/null && return
   say "Installing LangChain, LlamaIndex, Haystack, faiss and gunicorn (a minute or two)"
-  "$python" -m pip install -q --disable-pip-version-check langchain-core llama-index-core haystack-ai faiss-cpu \
-    gunicorn 'transformers>=5.23' || return 0
+  "$python" -m pip install -q --disable-pip-version-check 'langchain-core<2' 'llama-index-core<0.15' \
+    'haystack-ai<4' 'transformers>=5.23,<6' faiss-cpu gunicorn || return 0
 }
 
 # The parsers that read the meter's exports back, and what draws its plot. Fails quietly: the tests say what they lack.
