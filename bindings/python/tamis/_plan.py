@@ -91,11 +91,12 @@ class Architecture:
     @staticmethod
     def from_config(config: Mapping[str, Any] | str | os.PathLike[str], *, cache_bytes: float | None = None,
                     bytes_per_weight: float = 1) -> Architecture:
-        """From a Hugging Face `config.json` (or its content) of a model with latent attention and an indexer:
+        """From a Hugging Face `config.json`, its directory or its content, of a model with latent attention and an indexer:
         DeepSeek-V3.2, GLM and their like. Parameters are those of the linear layers one token passes, the head
         included, the indexer's own projections (2 % more in DeepSeek-V3.2) not. cache_bytes: None: as BF16."""
         if isinstance(config, (str, os.PathLike)):
-            config = json.loads(pathlib.Path(config).read_text("utf-8"))
+            path = pathlib.Path(config)
+            config = json.loads((path / "config.json" if path.is_dir() else path).read_text("utf-8"))
         try:
             return _from_config(config, cache_bytes, bytes_per_weight)
         except (KeyError, TypeError) as problem:

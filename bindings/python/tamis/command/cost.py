@@ -63,10 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def architecture_of(path: str | None) -> Architecture:
     """DeepSeek-V3.2's, or that of a config.json."""
-    if path is None:
-        return Architecture()
-    found = pathlib.Path(path)
-    return Architecture.from_config(found / "config.json" if found.is_dir() else found)
+    return Architecture() if path is None else Architecture.from_config(path)
 
 
 def machine_of(arguments: argparse.Namespace, architecture: Architecture) -> Machine:

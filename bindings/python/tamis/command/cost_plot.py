@@ -26,7 +26,7 @@ def draw(path: pathlib.Path, own: Machine, architecture: Architecture) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UnsupportedError("--plot: matplotlib is not installed (pip install tamis[plot])") from None
-    rcParams["svg.hashsalt"] = "tamis"
+    rcParams.update({"svg.hashsalt": "tamis", "svg.fonttype": "none"})
     figure = Figure(figsize=(9, 7), layout="constrained")
     published = Machine.published("H800")
     for axis, phase in zip(figure.subplots(2, 2)[0], ("prefill", "decode")):
