@@ -1,5 +1,5 @@
-// Adam (Kingma and Ba, 2015) over one block of parameters. It owns the two moments and the step count, and refuses to know
-// what the parameters mean.
+// Adam (Kingma and Ba, 2015) over one block of parameters. It owns the two moments and the step count, and refuses to
+// know what the parameters mean.
 
 import TamisRuntime
 

@@ -43,8 +43,8 @@ enum AttentionRows {
     guard sum.isFinite, !negative, abs(sum - 1) <= tolerance else {
       throw TamisError(
         .argument,
-        "attention: row \(row) sums to \(sum) over the \(visible) tokens it sees\(negative ? ", with negative ones" : ""), "
-          + "expected probabilities that sum to 1")
+        "attention: row \(row) sums to \(sum) over the \(visible) tokens it sees"
+          + (negative ? ", with negative ones" : "") + ", expected probabilities that sum to 1")
     }
     return sum
   }

@@ -270,6 +270,6 @@ package final class Capture: @unchecked Sendable {
   }
 }
 
-/// Floats from one row of scores to the next: whole vectors, and never a power of two, whose rows would meet in the same
-/// few lines of a cache.
+/// Floats from one row of scores to the next: whole vectors, and never a power of two, whose rows would meet in the
+/// same few lines of a cache.
 func paddedStride(_ count: Int) -> Int { ((count &+ 15) & ~15) &+ 16 }

@@ -1,5 +1,5 @@
-// Sums over rows for a diagnosis: every row is ranked twice, by attention and by index score, and adds its captured mass at
-// every k to two curves. Ties go to the lower index, NaN last. Memory is proportional to the longest sequence.
+// Sums over rows for a diagnosis: every row is ranked twice, by attention and by index score, and adds its captured
+// mass at every k to two curves. Ties go to the lower index, NaN last. Memory is proportional to the longest sequence.
 
 import Glibc
 import TamisRuntime

@@ -1,6 +1,6 @@
-// Fits an indexer to what was captured: sequences in random order, a sample of rows of each, a step of Adam. It works on a
-// copy, so that a fit which fails, diverges or is cancelled leaves the indexer as it was. Equal inputs and an equal seed
-// give equal bits, whatever the number of threads.
+// Fits an indexer to what was captured: sequences in random order, a sample of rows of each, a step of Adam. It works
+// on a copy, so that a fit which fails, diverges or is cancelled leaves the indexer as it was. Equal inputs and an
+// equal seed give equal bits, whatever the number of threads.
 
 package import TamisRuntime
 
@@ -78,7 +78,8 @@ extension LearnedIndexer {
       let loss = try run.step(step)
       if let progress = options.progress,
         progress(
-          options.user, UInt32(truncatingIfNeeded: step &+ 1), UInt32(truncatingIfNeeded: options.steps), Double(loss)) != 0
+          options.user, UInt32(truncatingIfNeeded: step &+ 1), UInt32(truncatingIfNeeded: options.steps), Double(loss))
+          != 0
       {
         throw TamisError(.cancelled, "fit: stopped by progress after step \(step &+ 1)")
       }
@@ -195,8 +196,8 @@ private struct FitRun {
     for i in order.indices.dropFirst() { order.swapAt(i, random.integer(below: i &+ 1)) }
   }
 
-  /// Distinct rows of a sequence, positions ascending. Selection sampling keeps the rows' own order, which mostly is that
-  /// already; what is left is sorted by insertion.
+  /// Distinct rows of a sequence, positions ascending. Selection sampling keeps the rows' own order, which mostly is
+  /// that already; what is left is sorted by insertion.
   private mutating func sample(_ sequence: CapturedSequence) -> UnsafeBufferPointer<Int32> {
     let count = min(options.rows, sequence.rows)
     let positions = sequence.positions.start
@@ -235,7 +236,8 @@ private struct LossRecord {
     count &+= 1
     guard recent <= 2 * first + 1 else {
       throw TamisError(
-        .argument, "fit: diverged at step \(count), the loss went from \(first) to \(recent); try a smaller learning_rate")
+        .argument,
+        "fit: diverged at step \(count), the loss went from \(first) to \(recent); try a smaller learning_rate")
     }
   }
 }

@@ -1,6 +1,6 @@
-// Indexers in safetensors files, by the tensor names of DeepSeek-V3.2: the indexers of all layers of a model in one file,
-// or one layer's from any checkpoint that has them. Written in F32; read from F32, F16 or BF16. The rotary frequencies are
-// no tensors there and come from the caller.
+// Indexers in safetensors files, by the tensor names of DeepSeek-V3.2: the indexers of all layers of a model in one
+// file, or one layer's from any checkpoint that has them. Written in F32; read from F32, F16 or BF16. The rotary
+// frequencies are no tensors there and come from the caller.
 
 import TamisFormats
 import TamisOperators

@@ -5,8 +5,8 @@ package import TamisOperators
 package import TamisRuntime
 
 extension LearnedIndexer {
-  /// hidden [n, width] and features [n, features] (nil: hidden) of n positions, `positions` or 0, 1, ...; each output F32
-  /// or nil: q [n, heads, dim], w [n, heads] (scaled by heads^-1/2 dim^-1/2), key [n, dim].
+  /// hidden [n, width] and features [n, features] (nil: hidden) of n positions, `positions` or 0, 1, ...; each output
+  /// F32 or nil: q [n, heads, dim], w [n, heads] (scaled by heads^-1/2 dim^-1/2), key [n, dim].
   package func project(
     hidden: Tensor, features: Tensor?, positions: UnsafePointer<Int32>?, q: Tensor?, w: Tensor?, key: Tensor?
   ) throws(TamisError) {
@@ -98,7 +98,8 @@ private struct ProjectionBlock {
   }
 
   private func rotary(_ i: Int) -> RotaryTable {
-    RotaryTable.fill(turn, position: Int(positions?[first &+ i] ?? Int32(truncatingIfNeeded: first &+ i)), indexer.frequencies)
+    let position = positions.map { Int($0[first &+ i]) } ?? first &+ i
+    return RotaryTable.fill(turn, position: position, indexer.frequencies)
   }
 
   func queries(_ features: Tensor, _ q: Tensor) {

@@ -1,5 +1,5 @@
-// The rotary embedding of index queries and keys: half-split pairs (i, i + rope / 2) of the first dims, as DeepSeek-V3.2
-// turns them. Turning back is turning by the opposite angle.
+// The rotary embedding of index queries and keys: half-split pairs (i, i + rope / 2) of the first dims, as
+// DeepSeek-V3.2 turns them. Turning back is turning by the opposite angle.
 
 import Glibc
 

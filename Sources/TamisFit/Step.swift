@@ -1,5 +1,5 @@
-// One evaluation of the divergence between the host's attention p and the softmax Q of the index scores, over a sample of
-// query rows of one sequence, and its gradient for every parameter (dsa.md 1.3; the chain rule by hand):
+// One evaluation of the divergence between the host's attention p and the softmax Q of the index scores, over a sample
+// of query rows of one sequence, and its gradient for every parameter (the chain rule by hand):
 //
 //   q_th = Rot_t(Wq r_t)_h    k_s = Rot_s(LayerNorm(Wk x_s))    w_th = c (Ww x_t)_h    a_ths = q_th . k_s
 //   I_ts = sum_h w_th max(0, a_ths)    Q_t = softmax_s I_ts    L = mean_t sum_s p_ts (log p_ts - log Q_ts)

@@ -44,7 +44,8 @@ enum TargetRows {
         var (top, sum, product): (Float, Float, Float) = (0, 0, 0)
         kernels.pointee.soften(one, nil, Int32(truncatingIfNeeded: visible), host.scale, &top, &sum, &product)
         var share = 1 / (sum * Float(host.heads))
-        accumulate(kernels, &share, (0, 0), one, stride, rows: 1, visible, 1, add: head > 0, scratch + i &* stride, stride)
+        accumulate(
+          kernels, &share, (0, 0), one, stride, rows: 1, visible, 1, add: head > 0, scratch + i &* stride, stride)
       }
     }
   }

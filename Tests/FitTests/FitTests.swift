@@ -139,10 +139,13 @@ func bits(_ indexer: LearnedIndexer) throws -> [UInt32] {
     let indexer = try makeIndexer(context)
     #expect(status { _ = try indexer.fit(capture, options()) } == .argument)
     let host = Host()
-    func add(_ change: (inout CaptureInput) throws -> Void, attention: [Float]? = nil, hidden: [Float]? = nil) -> Status {
+    func add(
+      _ change: (inout CaptureInput) throws -> Void, attention: [Float]? = nil, hidden: [Float]? = nil
+    ) -> Status {
       status {
         try withTensor(hidden ?? host.hidden.map(Float.init), [host.tokens, host.width]) { x in
-          try withTensor(attention ?? host.attention.joined().map { Float($0) }, [host.positions.count, host.tokens]) { p in
+          let given = attention ?? host.attention.joined().map { Float($0) }
+          try withTensor(given, [host.positions.count, host.tokens]) { p in
             try withTensor(host.query.map(Float.init), [host.positions.count, host.features]) { r in
               try host.positions.withUnsafeBufferPointer { rows in
                 var input = CaptureInput(hidden: x)
@@ -238,7 +241,9 @@ func bits(_ indexer: LearnedIndexer) throws -> [UInt32] {
         try indexer.project(hidden: x, features: nil, positions: nil, q: nil, w: nil, key: key)
       }
     }
-    let hidden = host.positions.flatMap { host.hidden[Int($0) * host.width..<(Int($0) + 1) * host.width].map(Float.init) }
+    let hidden = host.positions.flatMap {
+      host.hidden[Int($0) * host.width..<(Int($0) + 1) * host.width].map(Float.init)
+    }
     try withTensor(hidden, [7, host.width]) { x in
       try withTensor(host.query.map(Float.init), [7, host.features]) { r in
         try view(&q, [7, 3, 16]) { q in

@@ -94,7 +94,8 @@ import Testing
     let table = RotaryTable.fill(memory, frequencies: indexer.frequencies)
     let gradient = try makeIndexer(context)
     gradient.parameters.start.update(repeating: .nan, count: gradient.parameters.count)
-    let order = (0..<Int32(sequence.rows)).sorted { sequence.positions.start[Int($0)] < sequence.positions.start[Int($1)] }
+    let positions = sequence.positions.start
+    let order = (0..<Int32(sequence.rows)).sorted { positions[Int($0)] < positions[Int($1)] }
     let loss = order.withUnsafeBufferPointer { rows in
       Step(context, indexer.shape, memory, table, selected: selected).run(
         indexer.parameters.start, sequence, rows: rows, gradient: gradient.parameters.start)

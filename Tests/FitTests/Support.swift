@@ -107,7 +107,8 @@ struct Host {
 }
 
 func makeIndexer(
-  _ context: Context, width: Int = 20, features: Int = 12, heads: Int = 3, dim: Int = 16, rope: Int = 8, seed: UInt64 = 5
+  _ context: Context, width: Int = 20, features: Int = 12, heads: Int = 3, dim: Int = 16, rope: Int = 8,
+  seed: UInt64 = 5
 ) throws -> LearnedIndexer {
   let shape = try IndexerShape(width: width, features: features, heads: heads, dim: dim, rope: rope)
   return try LearnedIndexer(

@@ -74,8 +74,8 @@ class Diagnosis:
         lines = ["     k  oracle indexer recency  random  recall"]
         lines += [f"{at.k:6} {at.oracle:7.3f} {at.indexer:7.3f} {at.recency:7.3f} {at.random:7.3f} {at.recall:7.3f}"
                   for at in self.at]
-        lines.append(f"mass {self.mass:g} takes {self.oracle_k} keys, by the indexer {self.indexer_k}; {self.rows} rows "
-                     f"of {self.sequences} sequences, divergence {self.divergence:.3f} nats")
+        lines.append(f"mass {self.mass:g} takes {self.oracle_k} keys, by the indexer {self.indexer_k}; {self.rows} "
+                     f"rows of {self.sequences} sequences, divergence {self.divergence:.3f} nats")
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
 
@@ -129,9 +129,9 @@ class Capture(Owner):
 class Indexer(Owner):
     """One layer's lightning indexer, with random parameters until it is fitted or loaded.
 
-    width, features: of x and r (features None: width). heads, dim: of the index queries; dim also of the key, a multiple
-    of 16. rope_dim: the first dims, turned with the position, None: half of dim, 0: none. rope_frequencies: float32
-    [rope_dim / 2], radians for each position; None: from rope_base. One thread at a time (BusyError).
+    width, features: of x and r (features None: width). heads, dim: of the index queries; dim also of the key, a
+    multiple of 16. rope_dim: the first dims, turned with the position, None: half of dim, 0: none. rope_frequencies:
+    float32 [rope_dim / 2], radians for each position; None: from rope_base. One thread at a time (BusyError).
     """
 
     def __init__(self, width: int, features: int | None = None, *, ctx: Context | None = None, heads: int = 4,
@@ -198,8 +198,9 @@ class Indexer(Owner):
 
         report = _c.FitReport()
         options = _c.FitOptions(
-            steps=integer(steps, "steps", 1, UINT32), rows=integer(rows, "rows", 1, UINT32), learning_rate=learning_rate,
-            selected=integer(selected, "selected", 0, UINT32), seed=integer(seed, "seed", 0, UINT64))
+            steps=integer(steps, "steps", 1, UINT32), rows=integer(rows, "rows", 1, UINT32),
+            learning_rate=learning_rate, selected=integer(selected, "selected", 0, UINT32),
+            seed=integer(seed, "seed", 0, UINT64))
         if learning_rate == 0:
             raise wrong("learning_rate: is 0, expected more")
         if on_step is not None:
