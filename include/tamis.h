@@ -721,7 +721,8 @@ typedef struct tamis_machine_options {
 
 /* Measures this machine with ctx's instruction set and threads: peak rates (int8, bf16, fp32), memory, and the
  * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths; rates
- * and fixed times are fitted to that. Takes a few seconds and about 300 MB of ctx's memory, which it gives back.
+ * and fixed times are fitted to that. One thread is timed by its own processor time, more by the wall's. Takes a few
+ * seconds and about 300 MB of ctx's memory, which it gives back; its calls are counted like others.
  * Basis: CALIBRATED. Errors: E_MEMORY, E_BUDGET, E_CANCELLED, E_ARGUMENT. */
 TAMIS_API tamis_status tamis_machine_measure(tamis_ctx *ctx, const tamis_machine_options *options,
                                              tamis_machine **machine);
@@ -828,7 +829,8 @@ typedef struct tamis_prices_options {
   const char *kilowatt_hour;
 } tamis_prices_options;
 #define TAMIS_PRICES_OPTIONS_INIT \
-  { sizeof(tamis_prices_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL }
+  { sizeof(tamis_prices_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, \
+    NULL, NULL, NULL }
 
 /* Prices of up to three kinds. Options without any price, or NULL: DeepSeek's list at the V3.2-Exp release (0.28, cached
  * 0.028, output 0.42 USD). Errors: E_ARGUMENT (negative or absurd price, unknown currency or model, unordered tiers),

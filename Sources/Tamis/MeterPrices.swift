@@ -184,7 +184,8 @@ private func unmeasured() -> tamis_cost {
 /// The same record for the caller; 128-bit sums stop at 2^64-1.
 func record(_ cost: Cost, size: Int) -> tamis_cost {
   tamis_cost(
-    size: UInt32(truncatingIfNeeded: size), basis: cost.basis?.rawValue ?? UInt32(TAMIS_BASIS_NONE), calls: cost.calls, queries: cost.queries,
+    size: UInt32(truncatingIfNeeded: size), basis: cost.basis?.rawValue ?? UInt32(TAMIS_BASIS_NONE),
+    calls: cost.calls, queries: cost.queries,
     keys_scored: cost.keysScored, keys_selected: cost.keysSelected, keys_attended: cost.keysAttended,
     keys_dense: cost.keysDense, input_tokens: cost.inputTokens, cached_tokens: cost.cachedTokens,
     cache_write_tokens: cost.cacheWriteTokens, cache_token_seconds: cost.cacheTokenSeconds,

@@ -325,8 +325,8 @@ def _tier(tier: Mapping[str, Any]) -> _c.PriceTier:
 class Cost:
     """What work cost: exact counts that only grow in a meter; `after - before` is what happened between.
 
-    The first six are those of `Counters`, all operators together; keys_dense is of attend alone. input_tokens includes cached and written ones. dense_*: what a dense
-    attention would have taken for the same calls; dense_nanoseconds rests on `basis` ("measured", "calibrated",
+    The first six are those of `Counters`, all operators together; keys_dense is of attend alone. input_tokens
+    includes cached and written ones. dense_*: what a dense attention would have taken for the same calls; dense_nanoseconds rests on `basis` ("measured", "calibrated",
     "analytic") and is 0 while that is None. microjoules: None: not measured.
     """
 
