@@ -66,6 +66,10 @@ TK_INLINE float folded(vf x) {
   return lane[0];
 }
 
+/* Inputs of the next rows of w that a row alone asks for while its last ones pass: the hardware's prefetchers begin
+ * anew with every row. */
+#define TK_SOON 512
+
 /* y [rows, outputs] of one tile. */
 #define TK_TILE(name, vector, step, size, load, part, dot)                                                       \
   TK_INLINE void name(const int rows, const int outputs, const char *x, ptrdiff_t x_stride, const char *w,      \
@@ -77,6 +81,10 @@ TK_INLINE float folded(vf x) {
     int32_t i = 0;                                                                                              \
     for (; i + (step) <= inputs; i += (step)) {                                                                 \
       vector b[TK_TILE_OUTPUTS_ALONE];                                                                          \
+      if (rows == 1 && i >= inputs - TK_SOON) {                                                                 \
+        const char *next = w + outputs * w_stride + (ptrdiff_t)(i - (inputs - TK_SOON)) * (size);               \
+        TK_UNROLL for (int o = 0; o < outputs; o++) __builtin_prefetch(next + o * w_stride, 0, 2);              \
+      }                                                                                                         \
       TK_UNROLL for (int o = 0; o < outputs; o++) b[o] = load(w + o * w_stride + (ptrdiff_t)i * (size));        \
       TK_UNROLL for (int r = 0; r < rows; r++) {                                                                \
         const vector a = load(x + r * x_stride + (ptrdiff_t)i * (size));                                        \

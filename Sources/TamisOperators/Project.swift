@@ -69,10 +69,16 @@ package enum Project {
 
 /// How one product is cut: into blocks of outputs, its first one being item `firstItem` of the call.
 private struct ProjectPart {
-  /// Output features in work at a time where weights are expanded or x has many rows.
-  private static let blockOutputs = 64
   /// Up to here a product is bound by reading W, and longer runs of it are read faster.
   private static let fewRows = 32
+
+  /// Output features in work at a time. Kernels copy x once for each block, so many rows want long ones too, where
+  /// weights need no memory of their own.
+  private static func blockOutputs(_ threads: Int, rows: Int, outputs: Int, expands: Bool) -> Int {
+    if expands { return rows <= fewRows ? 64 : 128 }
+    let shares = max(1, (rows <= fewRows ? 2 : 4) &* threads)
+    return max(64, min(rows <= fewRows ? outputs : 1024, outputs / shares) / 64 &* 64)
+  }
 
   let product: Product
   let firstItem: Int
@@ -105,11 +111,7 @@ private struct ProjectPart {
     type = ProjectPart.type(product.weight.dtype)
     direct = type == Int32(TK_F32) ? .f32 : .bf16
     let expands = product.weight.dtype != direct
-    var block = ProjectPart.blockOutputs
-    if !expands, rows <= ProjectPart.fewRows {
-      let shares = max(1, 2 &* context.threads)
-      block = max(block, outputs / shares / block &* block)
-    }
+    let block = ProjectPart.blockOutputs(context.threads, rows: rows, outputs: outputs, expands: expands)
     blockOutputs = block
     items = rows == 0 ? 0 : (outputs &+ block &- 1) / block
     let kernel = context.kernels.pointee.matmul_scratch_bytes(

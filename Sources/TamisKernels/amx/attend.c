@@ -155,54 +155,38 @@ static TK_AMX void fetch_first(const void *const *rows, int32_t count, int32_t d
   }
 }
 
-/* -- scores --------------------------------------------------------------------------------------------- *
- * Tiles 0..3 to four places, each just before its next use: four stores in a row would wait for the last products. */
-typedef struct {
-  char *at[4]; /* NULL: nothing to store */
-} waiting;
-
-TK_AMX_INLINE void store_waiting(const int tile, const waiting *w) {
-  if (w->at[tile] != NULL) tk_tile_store(tile, w->at[tile], 64);
-}
-
-static TK_AMX void store_all(const waiting *w) {
-  store_waiting(0, w);
-  store_waiting(1, w);
-  store_waiting(2, w);
-  store_waiting(3, w);
-}
-
+/* -- scores --------------------------------------------------------------------------------------------- */
 /* [32 keys, 16] float of one or two column tiles, `column_tile` apart in packed. The query streams past the keys. */
 TK_AMX_INLINE void score_step(const int pairs, const int opens, const char *first, const char *second,
-                              const char *packed, ptrdiff_t column_tile, const waiting *before) {
+                              const char *packed, ptrdiff_t column_tile, const tk_waiting *before) {
   tk_tile_stream(6, packed, 64);
   tk_tile_load(4, first, 64);
   if (opens) {
-    store_waiting(0, before);
+    tk_tile_store_waiting(0, before);
     tk_tile_zero(0);
   }
   tk_tile_multiply(0, 0, 4, 6);
   tk_tile_load(5, second, 64);
   if (opens) {
-    store_waiting(1, before);
+    tk_tile_store_waiting(1, before);
     tk_tile_zero(1);
   }
   tk_tile_multiply(0, 1, 5, 6);
   if (pairs == 2) tk_tile_stream(7, packed + column_tile, 64);
   if (opens) {
-    store_waiting(2, before);
+    tk_tile_store_waiting(2, before);
     tk_tile_zero(2);
   }
   if (pairs == 2) tk_tile_multiply(0, 2, 4, 7);
   if (opens) {
-    store_waiting(3, before);
+    tk_tile_store_waiting(3, before);
     tk_tile_zero(3);
   }
   if (pairs == 2) tk_tile_multiply(0, 3, 5, 7);
 }
 
 TK_AMX_INLINE void score_tiles(const int pairs, const char *keys, const char *packed, ptrdiff_t column_tile,
-                               int32_t steps, const waiting *before) {
+                               int32_t steps, const tk_waiting *before) {
   const char *second = keys + (ptrdiff_t)steps * TK_TILE_BYTES;
   score_step(pairs, 1, keys, second, packed, column_tile, before);
   for (int32_t s = 1; s < steps; s++) {
@@ -218,7 +202,7 @@ static TK_AMX void score_block(const char *packed, int32_t tiles, int32_t key_di
   const int32_t steps = (int32_t)ceiling(key_dim, depth), key_steps = (int32_t)ceiling(count, key_step);
   const ptrdiff_t column_tile = (ptrdiff_t)steps * TK_TILE_BYTES, panel = panel_bytes(count);
   const int fetch = key_rows[0] != value_rows[0];
-  waiting before = {{NULL, NULL, NULL, NULL}};
+  tk_waiting before = {{NULL, NULL, NULL, NULL}, 64};
   for (int32_t k = 0; k < key_steps; k++) {
     const int32_t begin = k * key_step, left = beyond - begin;
     char *scores = w->scores + 2 * (ptrdiff_t)k * TK_TILE_BYTES;
@@ -229,14 +213,14 @@ static TK_AMX void score_block(const char *packed, int32_t tiles, int32_t key_di
       char *to = scores + 2 * t * panel;
       if (t + 1 < tiles) {
         score_tiles(2, w->keys, packed + t * column_tile, column_tile, steps, &before);
-        before = (waiting){{to, to + TK_TILE_BYTES, to + 2 * panel, to + 2 * panel + TK_TILE_BYTES}};
+        before = (tk_waiting){{to, to + TK_TILE_BYTES, to + 2 * panel, to + 2 * panel + TK_TILE_BYTES}, 64};
       } else {
         score_tiles(1, w->keys, packed + t * column_tile, column_tile, steps, &before);
-        before = (waiting){{to, to + TK_TILE_BYTES, NULL, NULL}};
+        before = (tk_waiting){{to, to + TK_TILE_BYTES, NULL, NULL}, 64};
       }
     }
   }
-  store_all(&before);
+  tk_tile_store_all(&before);
 }
 
 /* -- softmax -------------------------------------------------------------------------------------------- */
@@ -281,33 +265,24 @@ static TK_AMX void softmax_tile(char *scores, int32_t count, float scale, float 
 
 /* -- output --------------------------------------------------------------------------------------------- *
  * A unit is two column tiles (or one) x two dimension tiles; it rests in the workspace between blocks. */
-TK_AMX_INLINE void begin_tile(const int tile, int first, const char *unit, const waiting *before) {
-  store_waiting(tile, before);
-  if (first) {
-    tk_tile_zero(tile);
-  } else {
-    tk_tile_load(tile, unit + tile * TK_TILE_BYTES, 64);
-  }
-}
-
 TK_AMX_INLINE void output_step(const int tiles, const int opens, int first, const char *p, ptrdiff_t next_p,
-                               const char *values, ptrdiff_t panel, const char *unit, const waiting *before) {
+                               const char *values, ptrdiff_t panel, const char *unit, const tk_waiting *before) {
   tk_tile_load(4, p, 64);
   tk_tile_load(6, values, 64);
-  if (opens) begin_tile(0, first, unit, before);
+  if (opens) tk_tile_begin(0, first, unit, before);
   tk_tile_multiply(0, 0, 4, 6);
   tk_tile_load(7, values + panel, 64);
-  if (opens) begin_tile(1, first, unit, before);
+  if (opens) tk_tile_begin(1, first, unit, before);
   tk_tile_multiply(0, 1, 4, 7);
   if (tiles == 2) tk_tile_load(5, p + next_p, 64);
-  if (opens) begin_tile(2, first, unit, before);
+  if (opens) tk_tile_begin(2, first, unit, before);
   if (tiles == 2) tk_tile_multiply(0, 2, 5, 6);
-  if (opens) begin_tile(3, first, unit, before);
+  if (opens) tk_tile_begin(3, first, unit, before);
   if (tiles == 2) tk_tile_multiply(0, 3, 5, 7);
 }
 
 TK_AMX_INLINE void output_unit(const int tiles, int first, const char *p, ptrdiff_t next_p, const char *values,
-                               ptrdiff_t panel, int32_t steps, const char *unit, const waiting *before) {
+                               ptrdiff_t panel, int32_t steps, const char *unit, const tk_waiting *before) {
   output_step(tiles, 1, first, p, next_p, values, panel, unit, before);
   for (int32_t s = 1; s < steps; s++) {
     const ptrdiff_t at = (ptrdiff_t)s * TK_TILE_BYTES;
@@ -337,7 +312,7 @@ static TK_AMX void output_block(int32_t columns, int32_t value_dim, int32_t coun
   const int32_t steps = (int32_t)ceiling(count, key_step);
   const ptrdiff_t panel = panel_bytes(count);
   float *unit = w->output;
-  waiting before = {{NULL, NULL, NULL, NULL}};
+  tk_waiting before = {{NULL, NULL, NULL, NULL}, 64};
   for (int32_t c = 0; c < columns; c += 32) {
     const char *p = w->scores + c / 16 * 2 * panel;
     const int grown = !first && has_grown(w->factor + c);
@@ -351,10 +326,10 @@ static TK_AMX void output_block(int32_t columns, int32_t value_dim, int32_t coun
       } else {
         output_unit(1, first, p, 2 * panel, values, panel, steps, at, &before);
       }
-      before = (waiting){{at, at + TK_TILE_BYTES, at + 2 * TK_TILE_BYTES, at + 3 * TK_TILE_BYTES}};
+      before = tk_waiting_unit(at);
     }
   }
-  store_all(&before);
+  tk_tile_store_all(&before);
 }
 
 static TK_AMX __mmask16 live_elements(int32_t left) {

@@ -64,4 +64,35 @@ TK_AMX_INLINE void tk_tile_multiply(const int int8, const int c, const int a, co
 #undef ALL
 #undef ONE
 }
+
+/* Tiles 0..3 to four places, each just before its next use: four stores in a row would wait for the last products. */
+typedef struct {
+  char *at[4];      /* NULL: nothing to store */
+  ptrdiff_t stride; /* from row to row        */
+} tk_waiting;
+
+TK_AMX_INLINE void tk_tile_store_waiting(const int tile, const tk_waiting *w) {
+  if (w->at[tile] != NULL) tk_tile_store(tile, w->at[tile], w->stride);
+}
+
+static inline TK_AMX void tk_tile_store_all(const tk_waiting *w) {
+  tk_tile_store_waiting(0, w);
+  tk_tile_store_waiting(1, w);
+  tk_tile_store_waiting(2, w);
+  tk_tile_store_waiting(3, w);
+}
+
+/* Accumulator `tile` of a unit of four adjacent tiles begins: with zeros, or where the unit rests. */
+TK_AMX_INLINE void tk_tile_begin(const int tile, int first, const char *unit, const tk_waiting *before) {
+  tk_tile_store_waiting(tile, before);
+  if (first) {
+    tk_tile_zero(tile);
+  } else {
+    tk_tile_load(tile, unit + tile * TK_TILE_BYTES, 64);
+  }
+}
+
+static inline tk_waiting tk_waiting_unit(char *unit) {
+  return (tk_waiting){{unit, unit + TK_TILE_BYTES, unit + 2 * TK_TILE_BYTES, unit + 3 * TK_TILE_BYTES}, 64};
+}
 #endif
