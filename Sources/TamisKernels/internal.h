@@ -19,7 +19,7 @@
                                    int32_t dim, void *packed);                                                \
   void tk_##isa##_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys, \
                                ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride,          \
-                               int32_t count, float *scores)
+                               int32_t count, const tk_beside *beside, float *scores)
 
 #define TK_DECLARE_SELECT(isa)                                                                                \
   int32_t tk_##isa##_select_above(const float *scores, int32_t count, int32_t base, float threshold,          \

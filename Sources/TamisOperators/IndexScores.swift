@@ -41,7 +41,10 @@ package enum IndexScores {
         for i in 0..<rows {
           let out = scores.row(job.firstQuery &+ row &+ i).assumingMemoryBound(to: Float.self) + s
           let seen = max(0, min(n, job.visible.at(row &+ i) &- s))
-          if seen > 0 { indexer.score(memory + i &* indexer.packedBytes, run, first: first, count: seen, to: out) }
+          if seen > 0 {
+            indexer.score(
+              memory + i &* indexer.packedBytes, run, first: first, count: seen, fresh: i == 0, to: out)
+          }
           for j in seen..<n { out[j] = -.infinity }
         }
         s &+= n

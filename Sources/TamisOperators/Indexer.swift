@@ -116,18 +116,22 @@ package struct Indexer {
       type, operands, weights, Int32(truncatingIfNeeded: heads), Int32(truncatingIfNeeded: dim), packed)
   }
 
-  /// scores [n] of keys first ..< first + n for one packed query.
+  /// scores [n] of keys first ..< first + n for one packed query. `fresh`: nobody has read these keys just now, so
+  /// each run of them is asked for while the one before it is scored.
   @inline(__always)
   func score(
-    _ packed: UnsafeRawPointer, _ keys: Rows, first: Int, count: Int, to scores: UnsafeMutablePointer<Float>
+    _ packed: UnsafeRawPointer, _ keys: Rows, first: Int, count: Int, fresh: Bool,
+    to scores: UnsafeMutablePointer<Float>
   ) {
     var s = first
     let end = first &+ count
     while s < end {
       let n = min(end, keys.endOfPage(s)) &- s
+      var beside = tk_beside(next: nil, asked: !fresh || s > 0 ? 1 : 0)
+      if fresh, s &+ n < keys.count { beside.next = keys.row(s &+ n) }
       kernels.pointee.index_scores(
         type, packed, Int32(truncatingIfNeeded: heads), Int32(truncatingIfNeeded: dim), keys.row(s), keys.stride,
-        keys.rowScale(s), keys.scaleStride, Int32(truncatingIfNeeded: n), scores + (s &- first))
+        keys.rowScale(s), keys.scaleStride, Int32(truncatingIfNeeded: n), &beside, scores + (s &- first))
       s &+= n
     }
   }

@@ -154,7 +154,8 @@ struct SelectWork {
         for i in 0..<rows {
           let seen = min(n, job.visible.at(row &+ i) &- s)
           if seen <= 0 || isTrivial(job, row &+ i) { continue }
-          indexer.score(memory + i &* plan.packedBytes, keys, first: first, count: seen, to: scores)
+          indexer.score(
+            memory + i &* plan.packedBytes, keys, first: first, count: seen, fresh: i == 0, to: scores)
           kept[i].offer(scores, seen, base: s, scratch: shrinkScratch)
         }
         s &+= n

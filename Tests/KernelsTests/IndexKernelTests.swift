@@ -152,7 +152,7 @@ private struct Problem {
       withScales(from: from) { scale in
         table.index_scores(
           element.type, packed.base, heads, dim, firstKey + from * keyStride, keyStride, scale, scaleStep * 4,
-          Int32(call), scores)
+          Int32(call), nil, scores)
       }
       #expect((call..<call + guardCount).allSatisfy { scores[$0] == -777 }, "\(name) wrote beyond \(call) scores")
       (results + from).update(from: scores, count: call)
@@ -247,7 +247,7 @@ private func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
     let codes = (0...255).map { UInt8($0) }
     var scores = [Float](repeating: 0, count: 256)
     table.enter?()
-    table.index_scores(Int32(TK_E4M3), packed.base, 1, 1, codes, 1, nil, 0, 256, &scores)
+    table.index_scores(Int32(TK_E4M3), packed.base, 1, 1, codes, 1, nil, 0, 256, nil, &scores)
     table.leave?()
     for code in codes {
       let value = decodeE4M3(code)

@@ -71,7 +71,7 @@ static void measure(const tk_table *table, int32_t type, int32_t heads, int32_t 
     double took = cpu_seconds() - start;
     if (done / took > peak) peak = done / took;
     start = cpu_seconds();
-    table->index_scores(type, packed, heads, dim, rows, (ptrdiff_t)row, scale, 4, keys, scores);
+    table->index_scores(type, packed, heads, dim, rows, (ptrdiff_t)row, scale, 4, keys, NULL, scores);
     took = cpu_seconds() - start;
     spent += took;
     if (took < best) best = took;

@@ -87,6 +87,7 @@ typedef struct run {
   ptrdiff_t scale_stride;
   int count;
   int reach; /* rows from `row` on that the call has, of which `count` are this run's */
+  const uint8_t *next; /* the first row behind them, in the next page; NULL: nobody knows */
   __m512 *lanes; /* [count rounded up to 64], used between blocks */
   float *scores;
 } run;
@@ -130,7 +131,9 @@ TK_AMX_INLINE void load_keys(const int mode, const int to, const tk_e4m3_tables 
                              const run *r, const uint8_t *row, int rows, int reach, int t) {
   if (mode == DIRECT) {
     /* Rows behind the last are not keys, and fetching them would take the keys' place; then row is at hand. */
-    const uintptr_t ahead = (uintptr_t)row + (reach > AHEAD ? (uintptr_t)(AHEAD * r->stride) : 0);
+    uintptr_t ahead = (uintptr_t)row;
+    if (reach > AHEAD) ahead += (uintptr_t)(AHEAD * r->stride);
+    if (reach <= AHEAD && r->next != NULL) ahead = (uintptr_t)r->next + (uintptr_t)((AHEAD - reach) * r->stride);
     for (int i = 0; i < 16; i++)
       _mm_prefetch((const char *)(ahead + (uintptr_t)(i * r->stride + t * 64)), _MM_HINT_T0);
     tk_tile_load(to, row + t * 64, r->stride);
@@ -285,18 +288,20 @@ static void run_block(int32_t type, const run *r, int vectors) {
 
 TK_AMX void tk_amx_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                                 ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
-                                float *scores) {
+                                const tk_beside *beside,
+                         float *scores) {
   if (type == TK_F32) {
-    tk_avx512_index_scores(type, packed, heads, dim, keys, key_stride, key_scale, scale_stride, count, scores);
+    tk_avx512_index_scores(type, packed, heads, dim, keys, key_stride, key_scale, scale_stride, count, beside, scores);
     return;
   }
   __m512 lanes[CHUNK];
   const int vectors = (int)head_vectors(heads), row_bytes = type == TK_BF16 ? dim * 2 : dim;
   const size_t tiles = row_tiles(type, dim);
   const run all = {.row = keys, .stride = key_stride, .row_bytes = row_bytes, .scale = key_scale,
-                   .scale_stride = scale_stride, .count = count, .reach = count, .lanes = lanes, .scores = scores};
+                   .scale_stride = scale_stride, .count = count, .reach = count,
+                   .next = beside == NULL ? NULL : beside->next, .lanes = lanes, .scores = scores};
   const int chunk = vectors <= 4 ? count : CHUNK;
-  prefetch_first(&all);
+  if (beside == NULL || !beside->asked) prefetch_first(&all);
   for (int from = 0; from < count; from += chunk) {
     run r = part_of(&all, from, count - from < chunk ? count - from : chunk);
     r.lanes = lanes;

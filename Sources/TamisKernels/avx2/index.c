@@ -168,7 +168,9 @@ SCORES_OF(TK_E4M3)
 
 void tk_avx2_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                           ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
+                          const tk_beside *beside,
                           float *scores) {
+  (void)beside;
   const rows r = {keys, key_stride, dim};
   if (type == TK_I8) scores_TK_I8(packed, heads, r, key_scale, scale_stride, count, scores);
   if (type == TK_BF16) scores_TK_BF16(packed, heads, r, key_scale, scale_stride, count, scores);

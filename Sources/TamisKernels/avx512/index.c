@@ -128,7 +128,8 @@ TK_AVX512_INLINE void tile(const int type, const int split, const int keys, cons
 typedef struct rows {
   const uint8_t *first;
   ptrdiff_t stride;
-  int reach; /* rows from `first` on that the call has */
+  int reach;           /* rows from `first` on that the call has                   */
+  const uint8_t *next; /* the first row behind them, in the next page, or NULL     */
   int dim;
   const tk_e4m3_tables *tables; /* TK_E4M3 */
 } rows;
@@ -152,9 +153,12 @@ TK_AVX512_INLINE void tile_e4m3(const int keys, const int vectors, const part *p
 
 /* Rows behind the last are not keys, and fetching them would take the keys' place; then `row` is at hand. */
 TK_AVX512_INLINE void prefetch_rows(const rows *r, const uint8_t *row, int from, int keys, int bytes) {
-  const ptrdiff_t distance = from + AHEAD < r->reach ? AHEAD * r->stride : 0;
+  const int beyond = from + AHEAD - r->reach; /* of the first row to ask for, behind the last of the call */
+  uintptr_t start = (uintptr_t)row;
+  if (beyond < 0) start += (uintptr_t)(AHEAD * r->stride);
+  if (beyond >= 0 && r->next != NULL) start = (uintptr_t)r->next + (uintptr_t)(beyond * r->stride);
   for (int i = 0; i < keys; i++) {
-    const uintptr_t ahead = (uintptr_t)row + (uintptr_t)(i * r->stride + distance);
+    const uintptr_t ahead = start + (uintptr_t)(i * r->stride);
     for (int at = 0; at < bytes; at += 64) _mm_prefetch((const char *)(ahead + (uintptr_t)at), _MM_HINT_T0);
   }
 }
@@ -244,13 +248,16 @@ static TK_AVX512 void prefetch_first(const uint8_t *row, ptrdiff_t stride, int32
 
 TK_AVX512 void tk_avx512_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim,
                                       const void *keys, ptrdiff_t key_stride, const float *key_scale,
-                                      ptrdiff_t scale_stride, int32_t count, float *scores) {
+                                      ptrdiff_t scale_stride, int32_t count, const tk_beside *beside,
+                            float *scores) {
   __m512 lanes[GROUP];
   const tk_e4m3_tables tables = tk_e4m3_load_tables();
-  prefetch_first(keys, key_stride, count, type == TK_E4M3 ? dim : dim * element_bytes(type));
+  if (beside == NULL || !beside->asked)
+    prefetch_first(keys, key_stride, count, type == TK_E4M3 ? dim : dim * element_bytes(type));
   for (int32_t from = 0; from < count; from += GROUP) {
     const int32_t size = count - from < GROUP ? count - from : GROUP;
-    const rows r = {(const uint8_t *)keys + from * key_stride, key_stride, count - from, dim, &tables};
+    const rows r = {(const uint8_t *)keys + from * key_stride, key_stride, count - from,
+                    beside == NULL ? NULL : beside->next, dim, &tables};
     group_lanes(type, packed, heads, &r, size, lanes);
     for (int32_t at = 0; at < size; at += 16) {
       const float *scale =

@@ -113,10 +113,11 @@ TK_AVXVNNI static void scores_int8(const uint8_t *packed, int heads, int dim, co
 
 void tk_avxvnni_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                              ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
+                             const tk_beside *beside,
                              float *scores) {
   if (type == TK_I8)
     scores_int8(packed, heads, dim, keys, key_stride, key_scale, scale_stride, count, scores);
   else
-    tk_avx2_index_scores(type, packed, heads, dim, keys, key_stride, key_scale, scale_stride, count, scores);
+    tk_avx2_index_scores(type, packed, heads, dim, keys, key_stride, key_scale, scale_stride, count, beside, scores);
 }
 #endif

@@ -41,6 +41,13 @@ enum {
 #else
 #define TK_NONNULL
 #endif
+/* Keys in pages are scored by a call for each page. A kernel that asks memory for rows some way ahead needs to know
+ * where the next page's are. */
+typedef struct tk_beside {
+  const void *next; /* rows of the next call, `key_stride` apart; NULL: not known      */
+  int32_t asked;    /* the call before had this call's rows as its `next`              */
+} tk_beside;
+
 typedef struct tk_table {
   const char *name; /* "portable" "avx2" "avxvnni" "avx512" "amx" "neon" */
 
@@ -59,10 +66,11 @@ typedef struct tk_table {
   void (*TK_NONNULL index_pack_query)(int32_t type, const void *query, const float *weight, int32_t heads, int32_t dim,
                            void *packed);
   /* keys: `count` rows of `dim` elements, `key_stride` bytes apart; key_scale: one float per key,
-   * `scale_stride` bytes apart (NULL: 1). scores [count]. A NaN stays NaN.                                 */
+   * `scale_stride` bytes apart (NULL: 1). beside: what the caller knows of the calls around this one, or
+   * NULL. scores [count]. A NaN stays NaN.                                                                 */
   void (*TK_NONNULL index_scores)(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                        ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
-                       float *scores);
+                       const tk_beside *beside, float *scores);
 
   /* -- select ------------------------------------------------------------------------------------------ *
    * Candidates are two parallel arrays in ascending index order. NaN ranks as -infinity.                   */

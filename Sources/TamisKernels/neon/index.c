@@ -248,7 +248,9 @@ INLINE void float_scores(const int type, const uint8_t *packed, int heads, rows 
 
 void tk_neon_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                           ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
+                          const tk_beside *beside,
                           float *scores) {
+  (void)beside;
   const rows r = {keys, key_stride, dim};
   if (type == TK_I8) {
     if (tk_has_dot_product()) dot_scores(packed, heads, r, key_scale, scale_stride, count, scores);

@@ -152,7 +152,9 @@ static float score_float(int32_t type, const float *query, const float *weight, 
 
 void tk_portable_index_scores(int32_t type, const void *packed, int32_t heads, int32_t dim, const void *keys,
                               ptrdiff_t key_stride, const float *key_scale, ptrdiff_t scale_stride, int32_t count,
+                              const tk_beside *beside,
                               float *scores) {
+  (void)beside;
   const float *weight = packed;
   const float *query = weight + padded_heads(heads);
   for (int32_t i = 0; i < count; i++) {
