@@ -118,7 +118,7 @@ package struct Indexer {
 
   /// scores [n] of keys first ..< first + n for one packed query. `fresh`: nobody has read these keys just now, so
   /// each run of them is asked for while the one before it is scored.
-  @inline(__always)
+  @inline(never)  // one copy, whoever calls
   func score(
     _ packed: UnsafeRawPointer, _ keys: Rows, first: Int, count: Int, fresh: Bool,
     to scores: UnsafeMutablePointer<Float>
