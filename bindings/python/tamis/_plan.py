@@ -117,7 +117,8 @@ class Architecture:
 
 def _from_config(c: Mapping[str, Any], cache_bytes: float | None, bytes_per_weight: float) -> Architecture:
     layers, hidden, heads = c["num_hidden_layers"], c["hidden_size"], c["num_attention_heads"]
-    rank, rope, plain, value = (c[name] for name in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"))
+    rank, value = c["kv_lora_rank"], c["v_head_dim"]
+    rope, plain = c["qk_rope_head_dim"], c["qk_nope_head_dim"]
     q_rank, index_heads, index_dim = c.get("q_lora_rank"), c["index_n_heads"], c["index_head_dim"]
     query = q_rank * (hidden + heads * (plain + rope)) if q_rank else hidden * heads * (plain + rope)
     attention = query + hidden * (rank + rope) + rank * heads * (plain + value) + heads * value * hidden
@@ -326,8 +327,9 @@ class Cost:
     """What work cost: exact counts that only grow in a meter; `after - before` is what happened between.
 
     The first six are those of `Counters`, all operators together; keys_dense is of attend alone. input_tokens
-    includes cached and written ones. dense_*: what a dense attention would have taken for the same calls; dense_nanoseconds rests on `basis` ("measured", "calibrated",
-    "analytic") and is 0 while that is None. microjoules: None: not measured.
+    includes cached and written ones. dense_*: what a dense attention would have taken for the same calls;
+    dense_nanoseconds rests on `basis` ("measured", "calibrated", "analytic") and is 0 while that is None.
+    microjoules: None: not measured.
     """
 
     calls: int = 0

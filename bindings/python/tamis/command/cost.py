@@ -130,7 +130,8 @@ def row_of(arguments: argparse.Namespace, machine: Machine, architecture: Archit
                             architecture=architecture)
     row = {"cached": cached, "mode": mode, **dataclasses.asdict(found)}
     if hour is not None:
-        for name, seconds in (("cost", found.seconds), ("low_cost", found.low_seconds), ("high_cost", found.high_seconds)):
+        for name, seconds in (("cost", found.seconds), ("low_cost", found.low_seconds),
+                              ("high_cost", found.high_seconds)):
             row[name] = money(hour.bill(kind="machine", nanoseconds=round(seconds * arguments.requests * 1e9)))
     return row
 
@@ -143,10 +144,12 @@ def text(record: dict[str, Any]) -> str:
              f"{record['source']})", ""]
     names, priced = dict(MODES), "cost" in record["predictions"][0]
     unit = record["predictions"][0]["cost"]["currency"] if priced else ""
-    head = ["", "cached", "seconds", "low", "high"] + ([f"{unit} / {record['requests']:,}", "low", "high"] if priced else [])
+    head = ["", "cached", "seconds", "low", "high"]
+    head += [f"{unit} / {record['requests']:,}", "low", "high"] if priced else []
     rows = [[*head, "dense / this"]]
     for row in record["predictions"]:
-        dense = next(other for other in record["predictions"] if other["mode"] == "dense" and other["cached"] == row["cached"])
+        dense = next(other for other in record["predictions"]
+                     if other["mode"] == "dense" and other["cached"] == row["cached"])
         cells = [f"{row['cached']:,}", *(figure(row[name]) for name in ("seconds", "low_seconds", "high_seconds"))]
         cells += [figure(float(row[name]["amount"])) for name in ("cost", "low_cost", "high_cost")] if priced else []
         rows.append([names[row["mode"]], *cells, f"{dense['seconds'] / row['seconds']:.2f}" if row["seconds"] else "-"])
@@ -167,4 +170,6 @@ def break_even(found: dict[str, Any]) -> list[str]:
 
 def figure(value: float) -> str:
     """Four significant digits without an exponent where that is readable."""
-    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:,.0f}" if value >= 1e4 else f"{value:.3e}"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:,.4g}"
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:.3e}"

@@ -49,8 +49,8 @@ def overview(records: list[dict[str, Any]]) -> str:
         dense = record["keys_dense"]
         share = f"{record['keys_attended'] / dense:.1%}" if dense else "-"
         bills = ", ".join(f"{bill['amount']} {bill['currency']} ({bill['source']})" for bill in record["bills"]) or "-"
-        cells = [record["label"] or "(root)", *(f"{record[name]:,}" for name in ("input_tokens", "cached_tokens", "output_tokens")),
-                 share, f"{float(record['seconds']):,.3f}", bills]
+        tokens = (f"{record[name]:,}" for name in ("input_tokens", "cached_tokens", "output_tokens"))
+        cells = [record["label"] or "(root)", *tokens, share, f"{float(record['seconds']):,.3f}", bills]
         rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
     return "<table>" + "".join(rows) + "</table>"
 
