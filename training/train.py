@@ -28,7 +28,7 @@ from optimiser import indexer_optimiser, optimisers, set_rate
 from prior import write_induction
 from sparse import Captured, DenseWithIndexer, TopK
 
-PHASES = ["dense", "extend", "warmup", "sparse"]
+PHASES = ["dense", "extend", "warmup", "sparse", "done"]
 REPORT_EVERY = {"dense": 50, "extend": 10, "warmup": 10, "sparse": 5}
 MEASURE_EVERY = {"dense": 150, "extend": 50, "warmup": 40, "sparse": 20}
 SAVE_SECONDS = 60
@@ -74,10 +74,15 @@ class Run:
             file.write(line + "\n")
 
     def train(self, until="sparse"):
-        for phase in PHASES[PHASES.index(self.phase) : PHASES.index(until) + 1]:
+        for phase in PHASES[PHASES.index(self.phase) : PHASES.index(until) + 1]:  # none when all is done
             if phase != self.phase:
                 self.phase, self.step = phase, 0
+                if phase == "sparse":
+                    torch.save(self.model.state_dict(), self.folder / "before_sparse.pt")
             self.run_phase(self.config[phase]["steps"])
+            if phase == "sparse":
+                self.average()
+                self.phase, self.step = "done", 0
             self.save()
 
     def run_phase(self, steps):
@@ -129,6 +134,18 @@ class Run:
         self.tokens += inputs.numel()
         return by_kind(losses, weights, kinds) | {"length": (length, 1), "rate": (share, 1)}
 
+    @torch.no_grad()
+    def average(self):
+        """The model half way between where the sparse phase began and ended.
+
+        A short sparse phase on few tokens fits attention to the selection and loses some recall; half way, most of
+        the first is kept and most of the second is not yet lost.
+        """
+        before = torch.load(self.folder / "before_sparse.pt")
+        for name, weight in self.model.state_dict().items():
+            weight.lerp_(before[name], 0.5)
+        self.log(**self.measure())
+
     def update(self, optimisers):
         for optimiser in optimisers:
             optimiser.step()
@@ -142,12 +159,18 @@ class Run:
                 layer.mlp.bias += amount * torch.sign(load.mean() - load)
 
     def long_batch(self, phase, seed):
-        """A batch of the later phases, and the query rows whose attention the indexer is compared with."""
-        batch = self.data.batch(self.config["seed"] + seed, self.step, phase["sequences"], phase["length"], 1.0)
+        """A batch of the later phases, and the query rows whose attention the indexer is compared with.
+
+        Up to half of the rows are those that recall something: a few of a hundred, and where a choice of keys fails.
+        """
+        inputs, targets, weights, kinds = self.data.batch(
+            self.config["seed"] + seed, self.step, phase["sequences"], phase["length"], 1.0)
         rng = torch.Generator().manual_seed(self.step)
-        rows = torch.randint(0, phase["length"], (phase["rows"],), generator=rng).sort()[0]
-        self.tokens += batch[0].numel()
-        return batch, rows
+        recalling = (kinds != TEXT).any(0).nonzero()[:, 0]
+        recalling = recalling[torch.randperm(len(recalling), generator=rng)][: phase["rows"] // 2]
+        others = torch.randint(0, phase["length"], (phase["rows"] - len(recalling),), generator=rng)
+        self.tokens += inputs.numel()
+        return (inputs, targets, weights, kinds), torch.cat((recalling, others)).sort()[0]
 
     def warmup_step(self):
         """Everything but the indexer is frozen: only its loss is differentiated."""
@@ -248,7 +271,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--config", default=Path(__file__).with_name("config.json"))
-    parser.add_argument("--until", choices=PHASES, default="sparse")
+    parser.add_argument("--until", choices=PHASES[:-1], default="sparse")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a second thread loses on a shared machine, and one makes runs repeat exactly
     config = json.loads(Path(options.config).read_text())

@@ -1,9 +1,10 @@
 """Writes docs/quality.md and its plots from the results of `run.py`.
 
-    python benchmarks/quality/report.py quality.json docs/quality.md
+    python benchmarks/quality/report.py docs/quality.json docs/quality.md
 
-Every number of the page comes from the results; the sentences between the tables
-are fixed, and say what a table shows, not how well it went.
+Every number of a table comes from the results; the sentences between the tables
+say what a table shows.  What the results mean is written by a person, in
+`reading.md` beside this file, and stands first.
 """
 
 import json
@@ -28,7 +29,8 @@ def table(head, rows):
 
 
 def signed(row, digits=4):
-    return f"{row['difference']:+.{digits}f} ± {row['half']:.{digits}f}"
+    spread = "" if math.isnan(row["half"]) else f" ± {row['half']:.{digits}f}"  # one window has none
+    return f"{row['difference']:+.{digits}f}{spread}"
 
 
 def named(row):
@@ -134,6 +136,7 @@ def finish(figure, axes, picture):
 
 def page(found, pictures, source):
     spread = ", ".join(f"`{name}`" for name in found["held_out"]["modules"])
+    reading = Path(__file__).with_name("reading.md").read_text().strip()
     minutes = math.ceil(sum(found["seconds"].values()) / 60)
     return f"""# What selecting keys costs in quality
 
@@ -141,11 +144,13 @@ Measured by Tamis on the example model ({found['model']}), on text that the mode
 in it. One small model, one corpus, one seed: it shows whether selection keeps what *this* model does with dense
 attention, not what a large model would do.
 
-    {found['command']} --out {source}
-    python benchmarks/quality/report.py {source} docs/quality.md
+    {found['command']} --out docs/{source}
+    python benchmarks/quality/report.py docs/{source} docs/quality.md
 
 {minutes} minutes on: {found['machine']}. Held-out text: the modules {spread} of Python {found['python']}'s standard
 library ({found['held_out']['tokens']} tokens, {found['held_out']['bytes_per_token']:.2f} bytes a token).
+
+{reading}
 
 In every table *indexer* is the model's own choice of k keys; *sinks + window* the four first and the latest ones;
 *random* as many anywhere. The whole context is read in that way, not only the last token. Index keys are stored as

@@ -1,8 +1,8 @@
 """Measures what selecting k keys costs in quality, on a model that Tamis runs.
 
-    python benchmarks/quality/run.py examples/model --out quality.json     # a quarter of an hour on two processors
+    python benchmarks/quality/run.py examples/model --out docs/quality.json     # a quarter of an hour on two processors
     python benchmarks/quality/run.py examples/model --quick --out q.json   # a minute or two, wide intervals
-    python benchmarks/quality/report.py quality.json docs/quality.md       # tables and plots
+    python benchmarks/quality/report.py docs/quality.json docs/quality.md       # tables and plots
 
 Sections, each written as soon as it is done: `text` (bits per byte of held-out text), `recall` (planted facts against
 context length), `mass` (attention captured, and an oracle), `keys` (types of the stored index keys). Every comparison
@@ -29,9 +29,9 @@ from tasks import Text
 # text: (tokens, windows, k of the indexer, of the window, of random keys).
 # recall: (tokens, contexts), each with `queries`.  mass: (windows, rows of each, k).  keys: (windows, contexts).
 FULL = {
-    "text": [(2048, 12, (16, 32, 64, 128, 256), (64, 128, 256), (128, 256)), (8192, 4, (128, 512), (512,), ()),
-             (16384, 2, (128, 512), (512,), ())],
-    "recall": [(2048, 8), (8192, 4), (16384, 2)], "queries": 24,
+    "text": [(2048, 12, (16, 32, 64, 128, 256), (64, 128, 256), (128,)), (8192, 3, (128, 512), (512,), ()),
+             (16384, 1, (128, 512), (512,), ())],
+    "recall": [(2048, 8), (8192, 3), (16384, 2)], "queries": 24,
     "mass": (4, 16, (16, 64, 128, 256)), "keys": (6, 4),
 }
 QUICK = {
@@ -39,6 +39,7 @@ QUICK = {
     "recall": [(2048, 3), (8192, 1)], "queries": 24,
     "mass": (1, 8, (64, 128)), "keys": (2, 2),
 }
+RECALL_KINDS = ((32, False), (128, True))  # records in the context, whether their keys share tokens
 RECALL_MODES = (("dense",), ("indexer", 64), ("indexer", 128), ("recent", 128), ("random", 128))
 
 
@@ -123,7 +124,7 @@ def measure_recall(bench, plan):
     for length, contexts in plan["recall"]:
         if length > bench.model.info.max_tokens:
             continue
-        for pairs, hard in ((32, False), (128, True)):
+        for pairs, hard in RECALL_KINDS:
             tasks = [bench.text.recall(length, pairs, plan["queries"], hard, seed) for seed in range(contexts)]
             dense = None
             for mode in RECALL_MODES:

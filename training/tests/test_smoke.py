@@ -57,6 +57,16 @@ def test_every_phase_reports_and_learns(config, finished, tmp_path):
     assert measures["warmup"]["mass_indexer"] <= measures["warmup"]["mass_oracle"] + 1e-6
 
 
+def test_the_result_is_half_way_through_the_sparse_phase_and_stays(config, finished):
+    before = torch.load(finished.folder / "before_sparse.pt")
+    after = finished.model.state_dict()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert any("indexer" in name for name in moved) and any("kv_b_proj" in name for name in moved)
+    again = Run(finished.folder, config)
+    again.train()
+    assert all(torch.equal(value, after[name]) for name, value in again.model.state_dict().items())
+
+
 def test_warmup_trains_the_indexer_only(config, finished, tmp_path):
     run = Run(tmp_path, config | {"corpus_share": 0.01})
     run.phase = "warmup"
