@@ -379,6 +379,76 @@ typedef struct tamis_open_options {
 TAMIS_API tamis_status tamis_seq_open(tamis_cache *cache, const char *path, const void *fingerprint,
                                       size_t fingerprint_bytes, const tamis_open_options *options, tamis_seq **seq);
 
+/* -- 4.2 Document store --------------------------------------------------------------------------------------- */
+
+/* A folder of cache files, found again by how their tokens begin: for all the processes of a machine, several models
+ * and layouts side by side. Files appear whole and are never changed; making and removing them takes a lock
+ * (flock of "<directory>/lock") that ends with its process, also by kill. The longest unused documents make room;
+ * who has one open keeps it. Use a store from one thread at a time (others: E_BUSY), and open the directory as often as you
+ * like. A store holds about 8 bytes for each page_tokens tokens in the directory.                                  */
+
+typedef struct tamis_store tamis_store;
+
+/* directory: made if it does not exist (its parent must). max_bytes: most bytes of documents in the directory, enforced
+ * by whoever puts one there; 0: no limit. ctx may not be NULL. Errors: E_IO. */
+TAMIS_API tamis_status tamis_store_open(tamis_ctx *ctx, const char *directory, uint64_t max_bytes,
+                                        tamis_store **store);
+TAMIS_API void tamis_store_free(tamis_store *store);
+
+/* Keeps the first `length` tokens of seq (-1: all) for sequences that begin alike; does little when they are there
+ * already. Waits while another process puts something. fingerprint as in tamis_seq_save. All tokens must have ids.
+ * Errors: E_FULL (larger than max_bytes), and those of tamis_seq_save. */
+TAMIS_API tamis_status tamis_store_put(tamis_store *store, tamis_seq *seq, const void *fingerprint,
+                                       size_t fingerprint_bytes, int64_t length);
+
+/* As tamis_seq_match, over the living sequences of this cache and the documents of this model and layout in the
+ * directory: a new sequence that shares the longest known beginning with tokens[0..count-1], cut to *matched tokens. A
+ * document's pages are mapped; the first time this store opens it they are compared with their checksums, and a
+ * damaged file is removed and passed over. */
+TAMIS_API tamis_status tamis_store_match(tamis_store *store, tamis_cache *cache, const void *fingerprint,
+                                         size_t fingerprint_bytes, const int32_t *tokens, size_t count,
+                                         tamis_seq **seq, int64_t *matched);
+
+typedef struct tamis_store_stats {
+  uint32_t size;          /* set by the caller: sizeof(tamis_store_stats)                      */
+  uint32_t documents;     /* in the directory now                                              */
+  uint64_t bytes;         /* of their files, and of unreadable ones                            */
+  uint64_t matches;       /* calls of tamis_store_match on this object                         */
+  uint64_t hits;          /* of these, those that found a token                                */
+  uint64_t tokens_asked;  /* tokens given to these calls                                       */
+  uint64_t tokens_reused; /* tokens found                                                      */
+  uint64_t stored;        /* documents this object has written                                 */
+  uint64_t evicted;       /* documents it has removed to make room                             */
+  uint64_t damaged;       /* documents it has removed because a checksum was wrong             */
+} tamis_store_stats;
+#define TAMIS_STORE_STATS_INIT { sizeof(tamis_store_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+TAMIS_API tamis_status tamis_store_read_stats(tamis_store *store, tamis_store_stats *stats);
+
+/* -- 4.3 Re-positioning --------------------------------------------------------------------------------------- */
+
+/* Where the position is in a row: pairs of rotary dims, turned by position * frequency. */
+typedef struct tamis_rotary {
+  uint32_t size;
+  uint32_t dims;              /* rotary dims of a key and of an index key, even                                 */
+  const float *frequencies;   /* [dims / 2], radians for each position                                          */
+  uint32_t key_first;         /* the first rotary dim of a key: 512 in a latent of DeepSeek-V3.2                */
+  uint32_t key_half_split;    /* 0: pairs (2i, 2i + 1); non-zero: (i, i + dims / 2)                             */
+  uint32_t index_first;       /* the first rotary dim of an index key: 0 in DeepSeek-V3.2                       */
+  uint32_t index_interleaved; /* 0: pairs (i, i + dims / 2), as DeepSeek-V3.2; non-zero: (2i, 2i + 1), as GLM-5 */
+  uint32_t index_hadamard;    /* non-zero: index keys were multiplied with H / sqrt(index_dim) after turning    */
+} tamis_rotary;
+#define TAMIS_ROTARY_INIT { sizeof(tamis_rotary), 0, NULL, 0, 0, 0, 0, 0 }
+
+/* Appends rows first .. first+count-1 (count -1: to the end) of another sequence of the same cache to seq, turned to
+ * the positions that they get there. All or nothing, as tamis_seq_extend.
+ * Approximate, by its nature: the rows are what the model would have computed at the new positions *without* looking
+ * at anything before the document, and the document's first tokens have attended to each other as to the beginning of a
+ * text. What is lost is the attention between documents; measure your answers.
+ * To rounding it is exactly that: latents keep their bits; rotary dims are rounded to their dtype once more, and 8-bit
+ * index keys quantised once more. */
+TAMIS_API tamis_status tamis_seq_splice(tamis_seq *seq, tamis_seq *document, int64_t first, int64_t count,
+                                        const tamis_rotary *rotary);
+
 /* ================================================= 5. Counters ================================================= *
  * What a context's calls have done, counted exactly. Counters only grow: read twice and subtract.                  */
 
@@ -490,6 +560,10 @@ TAMIS_API tamis_status tamis_model_describe(tamis_model *model, char *text, size
 /* Fills options (its size set by the caller) for a cache that fits the model: BF16 latents and I8 index keys. kv_dtype,
  * index_dtype, page_tokens and max_tokens may be changed before tamis_cache_create. */
 TAMIS_API tamis_status tamis_model_cache_options(tamis_model *model, tamis_cache_options *options);
+
+/* tamis_seq_splice with the rotary dims and frequencies of this model, whose rows the cache holds. */
+TAMIS_API tamis_status tamis_model_splice(tamis_model *model, tamis_seq *seq, tamis_seq *document, int64_t first,
+                                          int64_t count);
 
 /* -- 6.1 text ------------------------------------------------------------------------------------------------- */
 

@@ -11,7 +11,7 @@ public func tamis_seq_save(
 ) -> tamis_status {
   boundary("tamis_seq_save") { () throws(TamisError) in
     let sequence: TokenSequence = try object(seq, "seq")
-    try sequence.save(Tamis.path(path, "path"), fingerprint: bytes(fingerprint, fingerprint_bytes), length: length)
+    try sequence.save(Tamis.path(path, "path"), fingerprint: fingerprintBytes(fingerprint, fingerprint_bytes), length: length)
   }
 }
 
@@ -23,7 +23,7 @@ public func tamis_seq_open(
   boundary("tamis_seq_open") { () throws(TamisError) in
     let cache: Cache = try object(cache, "cache")
     let path = try Tamis.path(path, "path")
-    let fingerprint = try bytes(fingerprint, fingerprint_bytes)
+    let fingerprint = try fingerprintBytes(fingerprint, fingerprint_bytes)
     let given = try Tamis.options(options, defaults: tamis_open_options())
     let seq = try required(seq, "seq")
     var wanted = OpenOptions()
@@ -34,7 +34,7 @@ public func tamis_seq_open(
 }
 
 /// fingerprint [count], NULL when 0.
-private func bytes(_ fingerprint: UnsafeRawPointer?, _ count: Int) throws(TamisError) -> UnsafeRawBufferPointer {
+func fingerprintBytes(_ fingerprint: UnsafeRawPointer?, _ count: Int) throws(TamisError) -> UnsafeRawBufferPointer {
   guard count >= 0, count <= 4096 else {
     throw TamisError(.argument, "fingerprint_bytes is \(count), expected at most 4096")
   }

@@ -28,15 +28,24 @@ extension TokenSequence {
   ) throws(TamisError) {
     try busy.enter("sequence")
     defer { busy.leave() }
+    let header = try fileHeader(fingerprint, length: length)
+    try write(path, header, fingerprint: fingerprint)
+  }
+
+  /// What the file of the first `length` tokens (-1: all) begins with.
+  func fileHeader(_ fingerprint: UnsafeRawBufferPointer, length: Int64) throws(TamisError) -> CacheFileHeader {
     guard length >= -1, length <= Int64(count) else {
       throw TamisError(.argument, "length is \(length), expected -1 to \(count)")
     }
-    let header = try CacheFileHeader(
+    return try CacheFileHeader(
       shape: cache.options.fileShape, tokens: length == -1 ? count : Int(length), pageBytes: layout.pageBytes,
       fingerprintBytes: fingerprint.count)
-    var writer = try CacheFileWriter(
-      path, header, fingerprint: fingerprint, tokens: entry.pointee.ledger.map { UnsafePointer($0.tokens) },
-      cache.context)
+  }
+
+  func write(
+    _ path: String, _ header: CacheFileHeader, fingerprint: UnsafeRawBufferPointer
+  ) throws(TamisError) {
+    var writer = try CacheFileWriter(path, header, fingerprint: fingerprint, tokens: tokenIds, cache.context)
     if header.pages > 0, let ledger = entry.pointee.ledger { try writePages(ledger, header, &writer) }
     try writer.commit()
   }
@@ -76,8 +85,8 @@ extension TokenSequence {
   package static func open(
     _ cache: Cache, _ path: String, fingerprint: UnsafeRawBufferPointer, _ options: OpenOptions
   ) throws(TamisError) -> TokenSequence {
-    let file = try CacheFile(
-      path, shape: cache.options.fileShape, pageBytes: cache.layout.pageBytes, fingerprint: fingerprint, cache.context)
+    let file = try CacheFile(path, cache.context)
+    try file.require(cache.options.fileShape, pageBytes: cache.layout.pageBytes, fingerprint: fingerprint)
     let entry = try makeEntry(cache, pages: file.header.pages)
     do {
       if !options.trustsPages, !options.copies { try verify(file, cache.context) }
@@ -182,7 +191,7 @@ extension TokenSequence {
 
 extension CacheOptions {
   /// What must agree between a file and a cache.
-  fileprivate var fileShape: CacheFileShape {
+  var fileShape: CacheFileShape {
     var shape = CacheFileShape()
     shape.layers = Int32(truncatingIfNeeded: layers)
     shape.kvHeads = Int32(truncatingIfNeeded: kvHeads)

@@ -131,6 +131,11 @@ package final class TokenSequence: @unchecked Sendable {
   package func extend(_ tokens: UnsafePointer<Int32>?, _ added: Int) throws(TamisError) {
     try busy.enter("sequence")
     defer { busy.leave() }
+    try grow(tokens, added)
+  }
+
+  /// The same for a caller who has marked the sequence busy.
+  func grow(_ tokens: UnsafePointer<Int32>?, _ added: Int) throws(TamisError) {
     guard added >= 0, added <= TokenSequence.most &- count else {
       throw TamisError(.argument, "count is \(added), expected 0 to \(TokenSequence.most &- count)")
     }
@@ -265,6 +270,17 @@ package final class TokenSequence: @unchecked Sendable {
       cache.unreserve(1)
       throw error
     }
+  }
+
+  /// [count], -1 where unknown; nil before the first token.
+  var tokenIds: UnsafePointer<Int32>? { entry.pointee.ledger.map { UnsafePointer($0.tokens) } }
+
+  /// How many first tokens are those of tokens [limit].
+  func commonLength(_ tokens: UnsafePointer<Int32>, _ limit: Int) -> Int {
+    guard let own = tokenIds else { return 0 }
+    var same = 0
+    while same < min(limit, count), own[same] == tokens[same], own[same] >= 0 { same &+= 1 }
+    return same
   }
 
   /// Where the pages are; nil before the first token.

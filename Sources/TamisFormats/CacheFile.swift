@@ -54,7 +54,7 @@ package struct CacheFileHeader: Sendable {
   /// Pages, and bytes from one to the next.
   package let pages: Int
   package let pageStride: Int
-  let tokensOffset: Int
+  package let tokensOffset: Int
   let sumsOffset: Int
   package let pagesOffset: Int
   package let fileBytes: Int
@@ -138,21 +138,17 @@ package struct CacheFileHeader: Sendable {
   }
 }
 
-/// An open file whose header and table are in order and as expected. Nothing is mapped yet.
+/// An open file whose header and table are in order. Nothing is mapped yet.
 package struct CacheFile: ~Copyable {
   package let header: CacheFileHeader
   private let file: OpenFile
-  /// Everything in front of the pages.
+  /// Everything before the pages.
   private let front: GrowableBuffer<UInt8>
 
-  /// `pageBytes`: what the shape means for a page here.
-  package init(
-    _ path: String, shape: CacheFileShape, pageBytes: Int, fingerprint: UnsafeRawBufferPointer, _ context: Context
-  ) throws(TamisError) {
+  package init(_ path: String, _ context: Context) throws(TamisError) {
     let file = try OpenFile(path)
-    let expected = Expected(shape: shape, pageBytes: pageBytes, fingerprint: fingerprint)
-    let header = try Self.naming(path) { () throws(TamisError) in try Self.header(file, expected, context) }
-    let front = try Self.naming(path) { () throws(TamisError) in try Self.front(file, header, expected, context) }
+    let header = try Self.naming(path) { () throws(TamisError) in try Self.header(file, context) }
+    let front = try Self.naming(path) { () throws(TamisError) in try Self.front(file, header, context) }
     self.file = file
     self.header = header
     self.front = front
@@ -169,49 +165,46 @@ package struct CacheFile: ~Copyable {
     }
   }
 
-  private struct Expected {
-    let shape: CacheFileShape
-    let pageBytes: Int
-    let fingerprint: UnsafeRawBufferPointer
-  }
-
-  private static func header(
-    _ file: borrowing OpenFile, _ expected: Expected, _ context: Context
-  ) throws(TamisError) -> CacheFileHeader {
+  private static func header(_ file: borrowing OpenFile, _ context: Context) throws(TamisError) -> CacheFileHeader {
     guard file.length >= CacheFileHeader.bytes else { throw TamisError(.format, "not a cache file: \(file.length) bytes") }
     let bytes = try file.read(from: 0, count: CacheFileHeader.bytes, context)
-    let header = try CacheFileHeader.parse(UnsafeRawBufferPointer(bytes.elements), length: file.length)
-    guard header.shape == expected.shape else {
-      throw TamisError(.format, "another layout: \(header.shape.difference(expected.shape))")
-    }
-    guard header.pageBytes == expected.pageBytes else {
-      throw TamisError(.format, "another layout: pages of \(header.pageBytes) bytes, not \(expected.pageBytes)")
-    }
-    return header
+    return try CacheFileHeader.parse(UnsafeRawBufferPointer(bytes.elements), length: file.length)
   }
 
-  /// Everything before the pages.
   private static func front(
-    _ file: borrowing OpenFile, _ header: CacheFileHeader, _ expected: Expected, _ context: Context
+    _ file: borrowing OpenFile, _ header: CacheFileHeader, _ context: Context
   ) throws(TamisError) -> GrowableBuffer<UInt8> {
     let front = try file.read(from: 0, count: header.pagesOffset, context)
-    try check(front.elements, header, expected.fingerprint)
-    return front
-  }
-
-  private static func check(
-    _ front: UnsafeBufferPointer<UInt8>, _ header: CacheFileHeader, _ fingerprint: UnsafeRawBufferPointer
-  ) throws(TamisError) {
-    guard front.count == header.pagesOffset, let base = UnsafeRawPointer(front.baseAddress) else { return }
+    guard let base = UnsafeRawPointer(front.elements.baseAddress) else { return front }
     let table = UnsafeRawBufferPointer(
       start: base + CacheFileHeader.bytes, count: header.tableSumOffset &- CacheFileHeader.bytes)
     guard CacheFileHeader.word(base, header.tableSumOffset) == XXH64.of(table) else {
       throw TamisError(.format, "damaged: the table's checksum is wrong")
     }
-    let theirs = UnsafeRawBufferPointer(start: base + CacheFileHeader.bytes, count: header.fingerprintBytes)
-    guard theirs.elementsEqual(fingerprint) else {
-      throw TamisError(.format, "made by another model: its fingerprint is not the one expected")
+    return front
+  }
+
+  /// Refuses a file of another layout (`pageBytes`: what the shape means for a page here) or model.
+  package func require(
+    _ shape: CacheFileShape, pageBytes: Int, fingerprint: UnsafeRawBufferPointer
+  ) throws(TamisError) {
+    guard header.shape == shape else {
+      throw TamisError(.format, "\(file.path): another layout: \(header.shape.difference(shape))")
     }
+    guard header.pageBytes == pageBytes else {
+      throw TamisError(
+        .format, "\(file.path): another layout: pages of \(header.pageBytes) bytes, not \(pageBytes)")
+    }
+    guard self.fingerprint.elementsEqual(fingerprint) else {
+      throw TamisError(.format, "\(file.path): made by another model: its fingerprint is not the one expected")
+    }
+  }
+
+  /// Valid as long as this file is, as `tokens`.
+  package var fingerprint: UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(front.elements.baseAddress).map { $0 + CacheFileHeader.bytes },
+      count: header.fingerprintBytes)
   }
 
   /// [header.tokens]; -1 where unknown. Valid as long as this file is.

@@ -51,7 +51,9 @@ package struct OpenFile: ~Copyable {
 
   deinit { close(descriptor) }
 
-  func read(from offset: Int, count: Int, _ context: Context) throws(TamisError) -> GrowableBuffer<UInt8> {
+  package func read(
+    from offset: Int, count: Int, _ context: Context
+  ) throws(TamisError) -> GrowableBuffer<UInt8> {
     var bytes = GrowableBuffer<UInt8>(context)
     try bytes.append(repeating: 0, count: count)
     try read(from: offset, into: UnsafeMutableRawBufferPointer(bytes.mutableElements))

@@ -1,9 +1,12 @@
-// Time in nanoseconds: the wall's (monotonic) and the calling thread's own processor time.
+// Time in nanoseconds: the wall's (monotonic), the calling thread's own processor time, and the date.
 import Glibc
 
 package enum Clock {
   package static func wall() -> UInt64 { read(CLOCK_MONOTONIC) }
   package static func threadCPU() -> UInt64 { read(CLOCK_THREAD_CPUTIME_ID) }
+
+  /// Since 1970, as files are dated.
+  package static func date() -> Int64 { Int64(truncatingIfNeeded: read(CLOCK_REALTIME)) }
 
   private static func read(_ clock: clockid_t) -> UInt64 {
     var time = timespec()

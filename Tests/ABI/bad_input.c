@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "folder.h"
 #include "heap.h"
 
 enum { ROWS = 2, HEADS = 4, DIM = 32, KEYS = 40, K = 8, GROUPS = 2, VALUE = 16, LAYERS = 2, TOKENS = 20 };
@@ -635,6 +636,104 @@ static void cache_files(void) {
   remove(path);
 }
 
+static void document_store(void) {
+  const char *directory = "tamis-bad-input-store";
+  tamis_store *store = NULL, *made = (tamis_store *)&m;
+  remove_folder(directory);
+  REFUSED("tamis_store_open", tamis_store_open(NULL, directory, 0, &made));
+  REFUSED("tamis_store_open", tamis_store_open(ctx, NULL, 0, &made));
+  REFUSED("tamis_store_open", tamis_store_open(ctx, "", 0, &made));
+  REFUSED("tamis_store_open", tamis_store_open(ctx, directory, 0, NULL));
+  REFUSED_WITH(TAMIS_E_IO, "tamis_store_open", tamis_store_open(ctx, "no/such/folder", 0, &made));
+  CHECK(made == (tamis_store *)&m);
+  CHECK_OK(tamis_store_open(ctx, directory, 0, &store));
+
+  tamis_seq *found = (tamis_seq *)&m, *named = NULL;
+  const int32_t ids[] = {1, 2, 3};
+  int64_t matched = -7;
+  REFUSED("tamis_store_put", tamis_store_put(NULL, seq, NULL, 0, -1));
+  REFUSED("tamis_store_put", tamis_store_put(store, NULL, NULL, 0, -1));
+  REFUSED("tamis_store_put", tamis_store_put(store, seq, NULL, 0, -1)); /* tokens without ids */
+  REFUSED("tamis_store_put", tamis_store_put(store, seq, NULL, 1, 0));
+  REFUSED("tamis_store_put", tamis_store_put(store, seq, ids, SIZE_MAX, 0));
+  REFUSED("tamis_store_put", tamis_store_put(store, seq, NULL, 0, TOKENS + 1));
+  REFUSED("tamis_store_match", tamis_store_match(NULL, cache, NULL, 0, ids, 3, &found, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, NULL, NULL, 0, ids, 3, &found, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, cache, NULL, 1, ids, 3, &found, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, cache, NULL, 0, NULL, 3, &found, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, cache, NULL, 0, ids, SIZE_MAX, &found, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, cache, NULL, 0, ids, 3, NULL, &matched));
+  REFUSED("tamis_store_match", tamis_store_match(store, cache, NULL, 0, ids, 3, &found, NULL));
+  CHECK(found == (tamis_seq *)&m && matched == -7);
+
+  tamis_store_stats stats = TAMIS_STORE_STATS_INIT;
+  REFUSED("tamis_store_read_stats", tamis_store_read_stats(NULL, &stats));
+  REFUSED("tamis_store_read_stats", tamis_store_read_stats(store, NULL));
+  stats.size = 13;
+  REFUSED("tamis_store_read_stats", tamis_store_read_stats(store, &stats));
+
+  CHECK_OK(tamis_seq_create(cache, &named));
+  CHECK_OK(tamis_seq_extend(named, ids, 3));
+  CHECK_OK(tamis_store_put(store, named, "m", 1, -1));
+  tamis_seq_free(named);
+  CHECK_OK(tamis_store_match(store, cache, "m", 1, ids, 3, &found, &matched));
+  stats.size = sizeof stats;
+  CHECK_OK(tamis_store_read_stats(store, &stats));
+  CHECK(matched == 3 && stats.documents == 1 && stats.hits == 1 && stats.tokens_reused == 3);
+  tamis_store_free(store); /* before what was found in it */
+  CHECK_OK(tamis_seq_length(found, &matched));
+  tamis_seq_free(found);
+  tamis_store *tiny = NULL;
+  CHECK_OK(tamis_store_open(ctx, directory, 1, &tiny));
+  CHECK_OK(tamis_seq_create(cache, &named));
+  CHECK_OK(tamis_seq_extend(named, ids, 2));
+  REFUSED_WITH(TAMIS_E_FULL, "tamis_store_put", tamis_store_put(tiny, named, "m", 1, -1));
+  tamis_seq_free(named);
+  tamis_store_free(tiny);
+  tamis_store_free(NULL);
+  remove_folder(directory);
+}
+
+static void splices(void) {
+  const float turns[] = {1.0f, 0.5f}, odd[] = {1.0f, NAN};
+  tamis_rotary rotary = TAMIS_ROTARY_INIT;
+  rotary.dims = 4;
+  rotary.frequencies = turns;
+  tamis_seq *empty = NULL;
+  int64_t length = -1;
+  CHECK_OK(tamis_seq_create(cache, &empty));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(NULL, seq, 0, 1, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, NULL, 0, 1, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, 0, 1, NULL));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(seq, seq, 0, 1, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, -1, 1, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, 1, TOKENS, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, INT64_MAX, INT64_MAX, &rotary));
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, 0, INT64_MIN, &rotary));
+#define REFUSED_ROTARY(change)                                                                               \
+  rotary = (tamis_rotary)TAMIS_ROTARY_INIT;                                                                  \
+  rotary.dims = 4;                                                                                           \
+  rotary.frequencies = turns;                                                                                \
+  change;                                                                                                    \
+  REFUSED("tamis_seq_splice", tamis_seq_splice(empty, seq, 0, 1, &rotary))
+  REFUSED_ROTARY(rotary.size = 3);
+  REFUSED_ROTARY(rotary.dims = 0);
+  REFUSED_ROTARY(rotary.dims = 3);
+  REFUSED_ROTARY(rotary.dims = UINT32_MAX - 1);
+  REFUSED_ROTARY(rotary.frequencies = NULL);
+  REFUSED_ROTARY(rotary.frequencies = odd);
+  REFUSED_ROTARY(rotary.frequencies = (const float *)(const void *)((const char *)turns + 1));
+  REFUSED_ROTARY(rotary.key_first = DIM - 3);
+  REFUSED_ROTARY(rotary.key_first = UINT32_MAX);
+  REFUSED_ROTARY(rotary.index_first = DIM - 3);
+#undef REFUSED_ROTARY
+  rotary.index_first = 0;
+  CHECK_OK(tamis_seq_length(empty, &length));
+  CHECK(length == 0);
+  CHECK_OK(tamis_seq_splice(empty, seq, TOKENS - 1, 1, &rotary));
+  tamis_seq_free(empty);
+}
+
 /* ------------------------------------------------------------------------------------- budgets and lifetimes */
 
 static void exhausted_budget(void) {
@@ -721,6 +820,8 @@ int main(void) {
   sequence_rows();
   sequence_verbs();
   cache_files();
+  document_store();
+  splices();
   exhausted_budget();
   any_order();
   for (int pass = 0; pass < 2; pass++) { /* operators: with a context, and without */

@@ -1,5 +1,6 @@
-/* Cache files under attack: a process that is killed in the middle of a save, several that save the same document, a
- * full disk, a limit on file sizes. Whatever happens, a path holds one whole document: the old one or a new one.
+/* Cache files and the store under attack: a process that is killed in the middle of a save, several that save the same document, a
+ * full disk, a limit on file sizes, a store over its cap. Whatever happens, a path holds one whole document: the old one
+ * or a new one.
  *   abi_files [KILLS]: how many processes to kill (60; more for a long run by hand). */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "folder.h"
 
 enum { TOKENS = 2000, DIM = 64 };
 
@@ -156,6 +158,92 @@ static void full_disk(void) {
   tamis_seq_free(large);
 }
 
+/* ----------------------------------------------------------------------------------------------------- the store */
+
+enum { DOCUMENTS = 12 };
+
+static long long bytes_in_folder(void) {
+  long long sum = 0;
+  DIR *listing = opendir(folder);
+  for (struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;) {
+    struct stat status;
+    if (strstr(entry->d_name, ".tamis") != NULL && fstatat(dirfd(listing), entry->d_name, &status, 0) == 0)
+      sum += status.st_size;
+  }
+  if (listing != NULL) closedir(listing);
+  return sum;
+}
+
+/* Puts and looks for documents for ever, or until something is wrong. */
+static void use_store(uint64_t cap, uint32_t state, tamis_seq *const *documents, int rounds) {
+  tamis_store *store = NULL;
+  if (tamis_store_open(ctx, folder, cap, &store) != TAMIS_OK) _exit(2);
+  for (int round = 0; rounds == 0 || round < rounds; round++) {
+    state = state * 1664525u + 1013904223u;
+    const int n = (int)(state >> 8) % DOCUMENTS;
+    if (tamis_store_put(store, documents[n], "m", 1, -1) != TAMIS_OK) _exit(3);
+    if (bytes_in_folder() > (long long)cap) _exit(4);
+    tamis_cache *fresh = NULL;
+    tamis_seq *found = NULL;
+    int64_t matched = -1, length = -1;
+    tamis_cache_options shape = TAMIS_CACHE_OPTIONS_INIT;
+    shape.key_dim = shape.value_dim = shape.index_dim = DIM;
+    shape.kv_dtype = TAMIS_F32;
+    if (tamis_cache_create(ctx, &shape, &fresh) != TAMIS_OK) _exit(5);
+    const int wanted = (n + 5) % DOCUMENTS;
+    for (int i = 0; i < 1000 + wanted; i++) tokens[i] = wanted;
+    if (tamis_store_match(store, fresh, "m", 1, tokens, (size_t)(1000 + wanted), &found, &matched) != TAMIS_OK) _exit(6);
+    if (tamis_seq_length(found, &length) != TAMIS_OK || length != matched) _exit(7);
+    if (matched != 0 && matched != 1000 + wanted) _exit(8);
+    if (matched > 0) {
+      const tamis_tensor values = {rows, TAMIS_F32, 2, {matched, DIM}, {0}, NULL, 0};
+      if (tamis_seq_read(found, 0, 0, &values, NULL, NULL) != TAMIS_OK) _exit(9);
+      for (int64_t i = 0; i < matched * DIM; i++)
+        if (rows[i] != (float)wanted) _exit(10);
+    }
+    tamis_seq_free(found);
+    tamis_cache_free(fresh);
+  }
+  tamis_store_stats stats = TAMIS_STORE_STATS_INIT;
+  if (tamis_store_read_stats(store, &stats) != TAMIS_OK || stats.damaged != 0 || stats.evicted == 0) _exit(11);
+  tamis_store_free(store);
+  _exit(0);
+}
+
+/* Four processes put more documents than there is room for, and look for others; one more is killed again and again.
+ * The folder never holds more than the cap, and nobody ever waits for a lock of the dead. */
+static void store_under_load(int kill_count) {
+  enum { PROCESSES = 4 };
+  tamis_seq *documents[DOCUMENTS];
+  pid_t children[PROCESSES];
+  const uint64_t cap = 3 << 20; /* of about 7 */
+  for (int i = 0; i < DOCUMENTS; i++) documents[i] = document(i);
+  for (int i = 0; i < PROCESSES; i++) {
+    children[i] = fork();
+    if (children[i] == 0) use_store(cap, 7u * (uint32_t)i, documents, 25);
+  }
+  uint32_t state = 5;
+  for (int round = 0; round < kill_count; round++) {
+    const pid_t victim = fork();
+    if (victim == 0) use_store(cap, 1000u + (uint32_t)round, documents, 0);
+    state = state * 1664525u + 1013904223u;
+    usleep(1000 + (state >> 8) % 30000);
+    int status = 0;
+    CHECK(kill(victim, SIGKILL) == 0 && waitpid(victim, &status, 0) == victim);
+    if (!WIFSIGNALED(status)) fprintf(stderr, "a user of the store ended with %d\n", WEXITSTATUS(status));
+    CHECK(WIFSIGNALED(status));
+  }
+  for (int i = 0; i < PROCESSES; i++) {
+    int status = 0;
+    CHECK(waitpid(children[i], &status, 0) == children[i]);
+    if (status != 0) fprintf(stderr, "a user of the store ended with %d\n", WEXITSTATUS(status));
+    CHECK(status == 0);
+  }
+  CHECK(bytes_in_folder() <= (long long)cap && bytes_in_folder() > 0);
+  printf("store: %d processes over the cap, %d killed\n", PROCESSES, kill_count);
+  for (int i = 0; i < DOCUMENTS; i++) tamis_seq_free(documents[i]);
+}
+
 int main(int count, char **arguments) {
   if (mkdtemp(folder) == NULL) return 1;
   snprintf(path, sizeof path, "%s/document", folder);
@@ -170,12 +258,10 @@ int main(int count, char **arguments) {
   several_processes();
   limited_file_size();
   full_disk();
+  unlink(path);
+  store_under_load(count > 1 ? atoi(arguments[1]) : 20);
   tamis_cache_free(cache);
   tamis_ctx_free(ctx);
-  DIR *listing = opendir(folder);
-  for (struct dirent *entry; listing != NULL && (entry = readdir(listing)) != NULL;)
-    if (entry->d_name[0] != '.') unlinkat(dirfd(listing), entry->d_name, 0);
-  if (listing != NULL) closedir(listing);
-  rmdir(folder);
+  remove_folder(folder);
   return checked();
 }

@@ -3,6 +3,7 @@
  * lost. The same for a byte budget instead of a failing allocator. */
 #include <string.h>
 
+#include "folder.h"
 #include "heap.h"
 
 enum { ROWS = 2, HEADS = 4, DIM = 32, KEYS = 300, K = 40, HALF = 150 };
@@ -21,7 +22,7 @@ typedef struct results {
   float lse[3][ROWS * HEADS];
   float projected[ROWS * HEADS * KEYS];
   float row[DIM];
-  int64_t matched, length, kept[2];
+  int64_t matched, length, kept[3];
 } results;
 
 static results expected, result;
@@ -138,6 +139,13 @@ static void sequences(tamis_ctx *ctx, shortage *now, results *r) {
       tamis_seq_free(kept);
       kept = NULL;
     }
+    tamis_store *store = NULL;
+    remove_folder("tamis-oom-store");
+    STEP(tamis_store_open(ctx, "tamis-oom-store", 0, &store));
+    STEP(tamis_store_put(store, seq, "m", 1, -1));
+    STEP(tamis_store_match(store, cache, "m", 1, tokens, HALF, &kept, &r->kept[2]));
+    tamis_seq_free(kept);
+    tamis_store_free(store);
     STEP(tamis_seq_truncate(branch, 10));
     STEP(tamis_seq_length(branch, &r->length));
     STEP(tamis_ctx_trim(ctx));
@@ -247,5 +255,6 @@ int main(void) {
   if (check_failures == 0) fail_each(1);
   if (check_failures == 0) sweep_budgets(4 << 20);
   remove("tamis-oom.tamis");
+  remove_folder("tamis-oom-store");
   return checked();
 }

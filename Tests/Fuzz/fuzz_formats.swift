@@ -1,5 +1,5 @@
-// A libFuzzer target for the readers of files: the first byte of an input chooses JSON, safetensors, tokenizer.json
-// or text to encode, the rest is the file. A reader may refuse; the sanitizer and the traps judge the rest. Text must
+// A libFuzzer target for the readers of files: the first byte of an input chooses JSON, a cache file, safetensors,
+// tokenizer.json or text to encode, the rest is the file. A reader may refuse; the sanitizer and the traps judge the rest. Text must
 // always encode and decode. It is for long runs by hand (README.md); Tests/FormatsTests damages files in a fixed way
 // on every run of the tests.
 
@@ -29,6 +29,27 @@ private func visit(_ value: JSONValue) {
 private func readJSON(_ bytes: UnsafeRawBufferPointer) {
   guard let document = try? JSONDocument(text: buffer(bytes), name: "input") else { return }
   visit(document.root)
+}
+
+/// A cache file whose header is made to agree with its checksum, as only a hostile one would: sizes are then judged on
+/// their own.
+private func readCacheFile(_ bytes: UnsafeRawBufferPointer) {
+  var sealed = Array(bytes)
+  if sealed.count >= CacheFileHeader.bytes {
+    let sum = sealed.withUnsafeBytes { XXH64.of(UnsafeRawBufferPointer(rebasing: $0[..<120])) }
+    for i in 0..<8 { sealed[120 + i] = UInt8(truncatingIfNeeded: sum >> (8 * UInt64(i))) }
+  }
+  let path = "/dev/shm/tamis-fuzz-cache-\(getpid())"
+  let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+  guard descriptor >= 0, sealed.withUnsafeBytes({ write(descriptor, $0.baseAddress, $0.count) }) == sealed.count else {
+    abort()
+  }
+  close(descriptor)
+  defer { unlink(path) }
+  guard let file = try? CacheFile(path, .unmetered) else { return }
+  guard file.header.fileBytes == sealed.count, file.fingerprint.count == file.header.fingerprintBytes else { abort() }
+  for page in 0..<file.header.pages { _ = file.checksum(page: page) }
+  if let tokens = file.tokens { for i in 0..<file.header.tokens { _ = tokens[i] } }
 }
 
 /// Reads every byte of every tensor. The sum is returned so that reading is not optimised away.
@@ -81,6 +102,7 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ size: Int) -> CInt {
   let file = UnsafeRawBufferPointer(rebasing: input[1...])
   switch kind {
   case UInt8(ascii: "j"): readJSON(file)
+  case UInt8(ascii: "c"): readCacheFile(file)
   case UInt8(ascii: "s"): lastSum = readCheckpoint(file)
   case UInt8(ascii: "t"): readTokenizer(file)
   case UInt8(ascii: "e"): encodeText(file)

@@ -342,10 +342,12 @@ func quantiseEqualsTheReference(isa: String) throws {
   let valid = run.indices?.ints.filter { $0 >= 0 }.count ?? 0
   _ = try run.attend(context)
   let sample = context.counters.snapshot(.attend)
-  #expect(sample.keysAttended == UInt64(valid))
-  #expect(sample.keysDense == UInt64(97 + 98 + 99 + 100))
-  #expect(sample.flops == UInt64(valid * 2 * 2 * 12))
-  #expect(sample.denseFlops == UInt64((97 + 98 + 99 + 100) * 2 * 2 * 12))
+  let attended = UInt64(valid)
+  let dense: UInt64 = 97 + 98 + 99 + 100
+  #expect(sample.keysAttended == attended)
+  #expect(sample.keysDense == dense)
+  #expect(sample.flops == attended * 48)  // two heads, two operations, 8 + 4 dims
+  #expect(sample.denseFlops == dense * 48)
 }
 
 @Test func outputsMayNotShareMemoryWithInputsOrTheirScales() throws {

@@ -24,6 +24,7 @@ from ._meter import Amount, Budget, Meter, Reservation, export
 from ._indexer import Capture, Diagnosis, FitReport, Indexer, MassAt, fit, save_indexers
 from ._model import Model, ModelInfo
 from ._plan import Architecture, Bill, BreakEven, Cost, Machine, Prediction, Prices, predict
+from ._store import Store, StoreStats, fingerprint
 from ._tensors import Quantized
 
 __version__ = "{}.{}.{}".format(_version() >> 16, _version() >> 8 & 255, _version() & 255)
@@ -43,7 +44,7 @@ __all__ = [
     "Cache", "CancelledError", "Capture", "Context", "Cost", "Counters", "Diagnosis", "Error", "FileError",
     "FitReport", "FormatError", "FullError", "Generation", "Indexer", "InternalError", "Limits", "Machine",
     "MassAt", "Meter", "Model", "ModelInfo", "Operators", "OutOfMemoryError", "Prediction", "Prices",
-    "Quantized", "Reservation", "Rows", "Sequence", "Trace", "UnsupportedError", "attend", "dequantize",
-    "export", "fit", "index_scores", "merge", "predict", "project", "quantize", "sample", "save_indexers",
+    "Quantized", "Reservation", "Rows", "Sequence", "Store", "StoreStats", "Trace", "UnsupportedError",
+    "attend", "dequantize", "export", "fingerprint", "fit", "index_scores", "merge", "predict", "project", "quantize", "sample", "save_indexers",
     "select", "topk",
 ]

@@ -105,6 +105,18 @@ class OpenOptions(Sized):  # struct tamis_open_options
     _fields_ = [("size", c_uint32), ("copy", c_uint32), ("trust_pages", c_uint32)]
 
 
+class Rotary(Sized):  # struct tamis_rotary
+    _fields_ = [("size", c_uint32), ("dims", c_uint32), ("frequencies", POINTER(c_float)), ("key_first", c_uint32),
+                ("key_half_split", c_uint32), ("index_first", c_uint32), ("index_interleaved", c_uint32),
+                ("index_hadamard", c_uint32)]
+
+
+class StoreStats(Sized):  # struct tamis_store_stats
+    _fields_ = [("size", c_uint32), ("documents", c_uint32), ("bytes", c_uint64), ("matches", c_uint64),
+                ("hits", c_uint64), ("tokens_asked", c_uint64), ("tokens_reused", c_uint64), ("stored", c_uint64),
+                ("evicted", c_uint64), ("damaged", c_uint64)]
+
+
 # ================================================= 5. Counters =================================================
 
 OP = {"OP_ALL": 0, "OP_QUANTIZE": 1, "OP_DEQUANTIZE": 2, "OP_INDEX": 3, "OP_TOPK": 4, "OP_SELECT": 5, "OP_ATTEND": 6,
@@ -434,6 +446,28 @@ seq_save = bind("tamis_seq_save", status, c_void_p, c_char_p, c_void_p, c_size_t
 seq_open = bind("tamis_seq_open", status, c_void_p, c_char_p, c_void_p, c_size_t, POINTER(OpenOptions),
                 POINTER(c_void_p))
 
+# tamis_status tamis_store_open(tamis_ctx *ctx, const char *directory, uint64_t max_bytes, tamis_store **store);
+store_open = bind("tamis_store_open", status, c_void_p, c_char_p, c_uint64, POINTER(c_void_p))
+
+# void tamis_store_free(tamis_store *store);
+store_free = bind("tamis_store_free", None, c_void_p)
+
+# tamis_status tamis_store_put(tamis_store *store, tamis_seq *seq, const void *fingerprint, size_t fingerprint_bytes,
+#     int64_t length);
+store_put = bind("tamis_store_put", status, c_void_p, c_void_p, c_void_p, c_size_t, c_int64)
+
+# tamis_status tamis_store_match(tamis_store *store, tamis_cache *cache, const void *fingerprint, size_t
+#     fingerprint_bytes, const int32_t *tokens, size_t count, tamis_seq **seq, int64_t *matched);
+store_match = bind("tamis_store_match", status, c_void_p, c_void_p, c_void_p, c_size_t, POINTER(c_int32), c_size_t,
+                   POINTER(c_void_p), POINTER(c_int64))
+
+# tamis_status tamis_store_read_stats(tamis_store *store, tamis_store_stats *stats);
+store_read_stats = bind("tamis_store_read_stats", status, c_void_p, POINTER(StoreStats))
+
+# tamis_status tamis_seq_splice(tamis_seq *seq, tamis_seq *document, int64_t first, int64_t count, const tamis_rotary
+#     *rotary);
+seq_splice = bind("tamis_seq_splice", status, c_void_p, c_void_p, c_int64, c_int64, POINTER(Rotary))
+
 # tamis_status tamis_ctx_counters(tamis_ctx *ctx, int32_t op, tamis_counters *counters);
 ctx_counters = bind("tamis_ctx_counters", status, c_void_p, c_int32, POINTER(Counters))
 
@@ -455,6 +489,10 @@ model_describe = bind("tamis_model_describe", status, c_void_p, c_char_p, c_size
 
 # tamis_status tamis_model_cache_options(tamis_model *model, tamis_cache_options *options);
 model_cache_options = bind("tamis_model_cache_options", status, c_void_p, POINTER(CacheOptions))
+
+# tamis_status tamis_model_splice(tamis_model *model, tamis_seq *seq, tamis_seq *document, int64_t first, int64_t
+#     count);
+model_splice = bind("tamis_model_splice", status, c_void_p, c_void_p, c_void_p, c_int64, c_int64)
 
 # tamis_status tamis_model_tokenize(tamis_model *model, const char *text, size_t bytes, const
 #     tamis_tokenize_options *options, int32_t *tokens, size_t capacity, size_t *count);

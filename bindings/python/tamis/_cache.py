@@ -195,6 +195,29 @@ class Sequence(Owner):
         handle = self._open()
         _c.seq_truncate(handle.pointer, integer(length, "length", 0, INT64))
 
+    def splice(self, document: Sequence, first: int = 0, count: int | None = None, *, frequencies: Any, key_first: int,
+               key_half_split: bool = False, index_first: int = 0, index_interleaved: bool = False,
+               index_hadamard: bool = False) -> None:
+        """Appends rows of another sequence of the same cache (None: to its end), turned to the positions that they get.
+
+        Approximate, by its nature: the rows have not attended to what stands before them here. To rounding they are what
+        the document alone would be at the new positions. `Model.splice` knows its own rotary dims.
+
+        frequencies [dims / 2]: radians for each position. key_first, index_first: the first rotary dim of a key and of an
+        index key. Pairs are (2i, 2i + 1) in keys unless key_half_split, (i, i + dims / 2) in index keys unless
+        index_interleaved. index_hadamard: index keys were rotated by H / sqrt(d) after they were turned."""
+        handle, other = self._open(), document._open()
+        turns = np.ascontiguousarray(frequencies, np.float32)
+        if turns.ndim != 1:
+            raise wrong(f"frequencies: has shape {list(turns.shape)}, expected [dims / 2]")
+        rotary = _c.Rotary(
+            dims=2 * len(turns), frequencies=turns.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            key_first=integer(key_first, "key_first", 0, UINT32), key_half_split=bool(key_half_split),
+            index_first=integer(index_first, "index_first", 0, UINT32), index_interleaved=bool(index_interleaved),
+            index_hadamard=bool(index_hadamard))
+        wanted = -1 if count is None else integer(count, "count", 0, INT64)
+        _c.seq_splice(handle.pointer, other.pointer, integer(first, "first", 0, INT64), wanted, rotary)
+
     def save(self, path: str | os.PathLike, fingerprint: bytes = b"", *, length: int | None = None) -> None:
         """The first `length` tokens (None: all) as a file that `Cache.open` maps, in this process or another.
 

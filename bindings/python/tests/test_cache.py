@@ -337,3 +337,86 @@ def test_wrong_cache_files_are_refused(best, rng, tmp_path):
     with pytest.raises(tamis.ArgumentError, match="fingerprint: is str"):
         sequence.save(path, "a")
     assert path.read_bytes() == good
+
+
+def test_a_store_finds_the_longest_beginning(best, rng, tmp_path):
+    store = tamis.Store(best, tmp_path / "store", b"model", max_bytes=1 << 20)
+    cache, model = make(best), Model()
+    sequence = cache.sequence()
+    model.append(rng, sequence, list(range(75)))
+    store.put(sequence)
+    store.put(sequence, length=30)
+    store.put(sequence)
+    sequence.close()
+    other = tamis.Store(best, tmp_path / "store", b"model")
+    for looking in (store, other):
+        fresh = make(best)
+        model.cut(70).check(looking.match(fresh, list(range(70)) + [9, 9]))
+        model.cut(75).check(looking.match(fresh, np.arange(99, dtype=np.int32)))
+        assert len(looking.match(fresh, [5])) == 0
+        assert len(tamis.Store(best, tmp_path / "store", b"another").match(make(best), range(70))) == 0
+    stats = store.stats()
+    assert (stats.documents, stats.stored, stats.matches, stats.hits) == (2, 2, 3, 2)
+    assert (stats.tokens_asked, stats.tokens_reused) == (72 + 99 + 1, 70 + 75)
+    assert stats.bytes == sum(path.stat().st_size for path in (tmp_path / "store").glob("*.tamis")) <= 1 << 20
+    with pytest.raises(tamis.FullError, match="max_bytes"):
+        tamis.Store(best, tmp_path / "store", max_bytes=4096).put(other.match(make(best), range(70)))
+    with pytest.raises(tamis.ArgumentError, match="without ids"):
+        unnamed = cache.sequence()
+        unnamed.extend(5)
+        store.put(unnamed)
+    store.close()
+    with pytest.raises(tamis.ArgumentError, match="is closed"):
+        store.stats()
+
+
+def test_fingerprints_tell_models_apart(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(5 << 20))
+    seen = {tamis.fingerprint(tmp_path), tamis.fingerprint(tmp_path, "dense")}
+    for place in (10, 5 << 19, (5 << 20) - 1):
+        weights.write_bytes(bytes(place) + b"x" + bytes((5 << 20) - 1 - place))
+        seen.add(tamis.fingerprint(str(tmp_path)))
+    (tmp_path / "config.json").write_text("{ }")
+    seen.add(tamis.fingerprint(tmp_path))
+    assert len(seen) == 6 and all(len(one) == 32 for one in seen)
+    (tmp_path / "notes.txt").write_text("x")
+    assert tamis.fingerprint(tmp_path) in seen
+    with pytest.raises(tamis.ArgumentError, match="no weights"):
+        tamis.fingerprint(tmp_path / "..")
+
+
+def test_splice_turns_rows_to_their_new_positions(ctx, rng):
+    dims, first = 8, KEY - 8
+    frequencies = 10000.0 ** (-np.arange(0, dims, 2) / dims)
+
+    def turned(x, positions, at, interleaved):
+        angle = np.asarray(positions)[:, None] * frequencies.astype(np.float32)
+        a, b = (x[:, at:at + dims:2], x[:, at + 1:at + dims:2]) if interleaved else (
+            x[:, at:at + dims // 2], x[:, at + dims // 2:at + dims])
+        c, s, out = np.cos(angle), np.sin(angle), x.copy()
+        if interleaved:
+            out[:, at:at + dims:2], out[:, at + 1:at + dims:2] = a * c - b * s, b * c + a * s
+        else:
+            out[:, at:at + dims // 2], out[:, at + dims // 2:at + dims] = a * c - b * s, b * c + a * s
+        return out.astype(np.float32)
+
+    cache, keys, index = make(ctx), normal(rng, 40, KEY), normal(rng, 40, INDEX)
+    document, sequence = cache.sequence(), cache.sequence()
+    document.extend(range(40))
+    sequence.extend(range(100, 123))
+    for layer in range(2):
+        document.write(layer, 0, turned(keys, range(40), first, True), index_key=turned(index, range(40), 0, False))
+    sequence.splice(document, 4, 30, frequencies=frequencies, key_first=first)
+    assert len(sequence) == 53 and len(cache.match([*range(100, 123), *range(4, 34)])) == 53
+    for layer in range(2):
+        rows = sequence.read(layer, 23)
+        close(rows.key[:, 0], turned(keys[4:34], range(23, 53), first, True), 1e-5)
+        close(rows.index_key, turned(index[4:34], range(23, 53), 0, False), 1e-5)
+        assert np.array_equal(rows.key[:, 0, :first], keys[4:34, :first])
+    with pytest.raises(tamis.ArgumentError, match="tamis_seq_splice: rotary"):
+        sequence.splice(document, frequencies=frequencies, key_first=first + 1)
+    with pytest.raises(tamis.ArgumentError, match="frequencies: has shape"):
+        sequence.splice(document, frequencies=[frequencies], key_first=first)
+    assert len(sequence) == 53

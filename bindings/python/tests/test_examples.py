@@ -87,6 +87,17 @@ def test_bill():
     assert f"{(tokens * 28 + out * 42) / 1e8:.7f} USD by the list" in printed
 
 
+def test_documents(tmp_path):
+    document = tmp_path / "document.py"
+    document.write_text("def double(x):\n    return 2 * x\n\n" * 20)
+    call = ("documents.py", ROOT / "Tests" / "Fixtures" / "toy-v32", tmp_path / "store", document)
+    first, second = run(*call), run(*call)
+    count = re.match(r"(\d+) tokens, 0 of them from the store", first).group(1)
+    assert second.startswith(f"{count} tokens, {count} of them from the store") and "stored=1" in first
+    said = [re.search(r"# In short:(.*?)\n\[", printed, flags=re.S).group(1) for printed in (first, second)]
+    assert said[0] == said[1] != ""
+
+
 @pytest.mark.parametrize("readme", ["README.md", "bindings/python/README.md"])
 def test_readme(readme):
     code, = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)

@@ -16,7 +16,7 @@ DECLARATIONS = [" ".join(found.split()) for found in re.findall(r"TAMIS_API ([^;
 STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_quantize_options": _c.QuantizeOptions, "tamis_select_options": _c.SelectOptions,
            "tamis_attend_options": _c.AttendOptions, "tamis_cache_options": _c.CacheOptions,
-           "tamis_open_options": _c.OpenOptions,
+           "tamis_open_options": _c.OpenOptions, "tamis_store_stats": _c.StoreStats, "tamis_rotary": _c.Rotary,
            "tamis_counters": _c.Counters, "tamis_limits": _c.Limits,
            "tamis_model_options": _c.ModelOptions, "tamis_model_info": _c.ModelInfo,
            "tamis_tokenize_options": _c.TokenizeOptions, "tamis_eval_options": _c.EvalOptions,
@@ -32,7 +32,7 @@ STRUCTS = {"tamis_ctx_options": _c.ContextOptions, "tamis_tensor": _c.Tensor,
            "tamis_diagnosis_options": _c.DiagnosisOptions, "tamis_diagnosis": _c.Diagnosis}
 TABLES = (_c.STATUS, _c.LOG, _c.DTYPE, _c.OP, _c.ATTENTION, _c.ROLE, _c.STOP, _c.BASIS, _c.MODE, _c.PHASE,
           _c.BREAK_EVEN, _c.BILL, _c.UNIT, _c.EXPORT, _c.WARN)
-HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_model", "tamis_trace", "tamis_generation", "tamis_machine",
+HANDLES = ("tamis_ctx", "tamis_cache", "tamis_seq", "tamis_store", "tamis_model", "tamis_trace", "tamis_generation", "tamis_machine",
            "tamis_prices", "tamis_meter", "tamis_capture", "tamis_indexer")
 SCALARS = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "tamis_status": ctypes.c_int32,
            "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t,

@@ -398,3 +398,22 @@ def test_generate_refuses(model):
                   {"prompt": "a", "stop": ["x"] * 257}):
         with pytest.raises(tamis.ArgumentError):
             model.generate(**wrong)
+
+
+def test_a_spliced_document_is_the_document_alone_elsewhere(model, prompt):
+    """At a difference of 0 nothing changes; elsewhere the first layer, whose keys see no context, is what reading gives."""
+    cache = model.cache(kv_dtype="f32", index_dtype="f32")
+    document, copy, read = cache.sequence(), cache.sequence(), cache.sequence()
+    model.eval(document, prompt[:40], logits=None)
+    model.splice(copy, document)
+    for layer in range(model.info.layers):
+        for ours, theirs in zip(copy.read(layer), document.read(layer)):
+            assert ours is None or np.array_equal(ours, theirs)
+    spliced = cache.sequence()
+    model.eval(spliced, prompt[40:63], logits=None)
+    model.splice(spliced, document, 0, 40)
+    model.eval(read, np.concatenate([prompt[40:63], prompt[:40]]), logits=None)
+    assert len(spliced) == 63
+    for ours, theirs in zip(spliced.read(0, 23), read.read(0, 23)):
+        assert ours is None or np.allclose(ours, theirs, rtol=0, atol=2e-4 * np.abs(theirs).max())
+    assert not np.allclose(spliced.read(0, 23).key, document.read(0).key, atol=1e-3)
