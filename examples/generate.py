@@ -1,13 +1,16 @@
 """Continues a text with a checkpoint directory, and says which lines of the prompt the continuation attended to.
 
-    python examples/generate.py DIRECTORY [PROMPT]
+    python examples/generate.py [DIRECTORY [PROMPT]]
 """
+import pathlib
 import sys
 
 import tamis
 
+directory = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "model"
+
 prompt = sys.argv[2] if len(sys.argv) > 2 else "import os\n\n\ndef read_lines(path):\n    with open(path) as file:\n"
-model = tamis.Model(sys.argv[1])
+model = tamis.Model(directory)
 print(model.describe())
 
 # One span of positions for each line of the prompt: its tokens are where its text begins and ends.
