@@ -5,8 +5,8 @@
 FOLDER holds what `corpus.py` wrote in FOLDER/data (made when missing) and what
 the run leaves: `log.jsonl`, one line per report, and `state.pt`, from which the
 same command goes on after any stop, with the same batches and the same optimiser
-state (numbers repeat up to rounding, which memory alignment decides).  Everything follows from the configuration and its seed; the clock decides
-nothing.
+state (numbers repeat up to rounding, which memory alignment decides).  Everything
+follows from the configuration and its seed; the clock decides nothing.
 """
 
 import argparse

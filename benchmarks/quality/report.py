@@ -137,7 +137,6 @@ def finish(figure, axes, picture):
 def page(found, pictures, source):
     spread = ", ".join(f"`{name}`" for name in found["held_out"]["modules"])
     reading = Path(__file__).with_name("reading.md").read_text().strip()
-    minutes = math.ceil(sum(found["seconds"].values()) / 60)
     return f"""# What selecting keys costs in quality
 
 Measured by Tamis on the example model ({found['model']}), on text that the model was not trained on and facts planted
@@ -147,7 +146,7 @@ attention, not what a large model would do.
     {found['command']} --out docs/{source}
     python benchmarks/quality/report.py docs/{source} docs/quality.md
 
-{minutes} minutes on: {found['machine']}. Held-out text: the modules {spread} of Python {found['python']}'s standard
+Run by: {found['machine']}. Held-out text: the modules {spread} of Python {found['python']}'s standard
 library ({found['held_out']['tokens']} tokens, {found['held_out']['bytes_per_token']:.2f} bytes a token).
 
 {reading}
