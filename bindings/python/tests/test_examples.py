@@ -42,6 +42,15 @@ def test_rag_select():
     assert 0 < int(re.search(r"(\d+) tokens are kept", printed).group(1)) <= 256
 
 
+def test_long_text(tmp_path):
+    printed = run("long_text.py", ROOT / "examples" / "model", "2048", tmp_path / "page.html")
+    sparse, dense = map(int, re.search(r"recalled: sparse (\d) of 6, dense (\d) of 6", printed).groups())
+    assert sparse >= 5 and dense >= 5
+    assert len(re.findall(r" 128/20\d\d ", printed)) == 7  # keys that a token compares, sparse and dense
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count("<svg") == 7 and page.count('class="tick"') == 7 * 6 and "http" not in page
+
+
 def test_rag():
     printed = run("rag.py")
     read = [int(number) for number in re.findall(r"\((\d+) of them read before\)", printed)]
