@@ -211,6 +211,39 @@ static void evaluation(void) {
   CHECK(length_of(seq) == before + 3);
 }
 
+/* A document is read; its rows go to the end of another sequence of the same cache. */
+static void splicing(void) {
+  static int32_t ids[] = {1, 2, 3, 4};
+  const int32_t four = 4;
+  tamis_cache_options shape = TAMIS_CACHE_OPTIONS_INIT;
+  shape.layers = info.layers + 1;
+  tamis_cache *other = NULL;
+  tamis_seq *document = NULL, *target = NULL, *stranger = NULL;
+  CHECK_OK(tamis_seq_create(cache, &document));
+  CHECK_OK(tamis_seq_create(cache, &target));
+  CHECK_OK(tamis_cache_create(ctx, &shape, &other));
+  CHECK_OK(tamis_seq_create(other, &stranger));
+  CHECK_OK(tamis_model_eval(model, &document, ids, &four, 1, NULL, NULL));
+#define SPLICE(of, to, from, first, count) \
+  REFUSED(ARGUMENT, "tamis_model_splice", tamis_model_splice(of, to, from, first, count))
+  SPLICE(NULL, target, document, 0, -1);
+  SPLICE(model, NULL, document, 0, -1);
+  SPLICE(model, target, NULL, 0, -1);
+  SPLICE(model, document, document, 0, -1);
+  SPLICE(model, stranger, document, 0, -1);
+  SPLICE(model, target, document, -1, 1);
+  SPLICE(model, target, document, 2, 3);
+  SPLICE(model, target, document, 0, -2);
+#undef SPLICE
+  CHECK(length_of(target) == 0 && length_of(stranger) == 0 && length_of(document) == 4);
+  CHECK_OK(tamis_model_splice(model, target, document, 1, 3));
+  CHECK(length_of(target) == 3);
+  tamis_seq_free(document);
+  tamis_seq_free(target);
+  tamis_seq_free(stranger);
+  tamis_cache_free(other);
+}
+
 /* Structs of older and newer callers, as in growth.c. */
 static void growth(void) {
   struct {
@@ -500,6 +533,7 @@ int main(int count, char **arguments) {
   opening(arguments[1]);
   text();
   evaluation();
+  splicing();
   growth();
   sampling();
   chat();
