@@ -30,6 +30,8 @@ def train_tokenizer(texts):
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < VOCABULARY:
+        raise ValueError(f"corpus: its text makes {tokenizer.get_vocab_size()} tokens only, {VOCABULARY} are wanted")
     return tokenizer
 
 

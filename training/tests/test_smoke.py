@@ -26,7 +26,7 @@ def config():
     config = json.loads((HERE / "config.json").read_text())
     config["model"] |= {"hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32,
                         "num_hidden_layers": 3, "q_lora_rank": 48, "kv_lora_rank": 48, "v_head_dim": 32}
-    config |= {"corpus_share": 0.03, "tokens_per_step": 1024}
+    config |= {"corpus_share": 0.06, "tokens_per_step": 1024}
     config["dense"] |= {"steps": 12, "rise": 2, "lengths": [[0.5, 256], [1.0, 512]]}
     config["extend"] |= {"steps": 2, "length": 1024}
     config["warmup"] |= {"steps": 6, "length": 512, "rows": 32}
@@ -68,7 +68,8 @@ def test_the_result_is_half_way_through_the_sparse_phase_and_stays(config, finis
 
 
 def test_warmup_trains_the_indexer_only(config, finished, tmp_path):
-    run = Run(tmp_path, config | {"corpus_share": 0.01})
+    (tmp_path / "data").symlink_to(finished.folder / "data")
+    run = Run(tmp_path, config)
     run.phase = "warmup"
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     run.warmup_step()
