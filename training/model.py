@@ -17,6 +17,7 @@ from torch import nn
 
 
 BLOCK = 256  # rows of dense attention at a time
+PLACES = 64  # an expert computes multiples of so many tokens
 
 
 class Config(dict):
@@ -219,8 +220,8 @@ class MLP(nn.Module):
 
 
 class Gather(torch.autograd.Function):
-    """Rows of x [n, d] by number, [m, d]; with `back` [n, m / n], the places of each row among them, the gradient is
-    a gather too, which is many times faster here than adding row by row."""
+    """Rows of x [n, d] by number, [m, d]; with `back` [n, c], the places of each row among them that count, the
+    gradient is a gather too, which is many times faster here than adding row by row."""
 
     @staticmethod
     def forward(context, x, rows, back):
@@ -234,7 +235,8 @@ class Gather(torch.autograd.Function):
 
 
 class Scatter(torch.autograd.Function):
-    """The inverse: sums of the rows of y [m, d] that belong together, [n, d]."""
+    """The inverse: sums of the rows of y [m, d] that belong together, [n, d]; what does not count must not depend
+    on its gradient."""
 
     @staticmethod
     def forward(context, y, rows, back):
@@ -257,16 +259,26 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
 
     def forward(self, x, weights, taken):
-        """x [b, t, d]; weights and whether each expert was taken, [b, t, e] -> [b, t, d]."""
-        experts, rows = taken.flatten(0, 1).T.nonzero().T  # in the order of experts
-        back = rows.argsort(stable=True).unflatten(0, (-1, len(rows) // taken[..., 0].numel()))
-        counts = experts.bincount(minlength=taken.shape[-1]).tolist()
-        parts = Gather.apply(x.flatten(0, 1), rows, back).split(counts)
+        """x [b, t, d]; weights and whether each expert was taken, [b, t, e] -> [b, t, d].
+
+        An expert's tokens fill multiples of PLACES; what is empty holds the first token with weight zero. A product of
+        a shape that was never seen before costs its library more than the arithmetic of the empty places does.
+        """
+        taken, weights = taken.flatten(0, 1).T, weights.flatten(0, 1).T  # [e, n]
+        experts, tokens = taken.nonzero().T  # in the order of experts
+        counts = taken.sum(-1).long()
+        places = (counts + PLACES - 1) // PLACES * PLACES
+        at = torch.arange(len(tokens)) + (places - counts).cumsum(0).roll(1).index_fill(0, torch.tensor(0), 0)[experts]
+        rows = torch.zeros(int(places.sum()), dtype=torch.long).index_copy(0, at, tokens)
+        back = at[tokens.argsort(stable=True)].unflatten(0, (taken.shape[1], -1))
+        scale = torch.zeros(len(rows), dtype=x.dtype).index_copy(0, at, weights[experts, tokens])[:, None]
+        places = places.tolist()
+        parts = Gather.apply(x.flatten(0, 1), rows, back).split(places)
         gates, ups, downs = (m.to(x.dtype).unbind() for m in (self.gate_proj, self.up_proj, self.down_proj))
         inner = (torch.cat([part @ gate.T for part, gate in zip(parts, gates)]),
                  torch.cat([part @ up.T for part, up in zip(parts, ups)]))
-        scaled = F.silu(inner[0]) * inner[1] * weights.flatten(0, 1)[rows, experts][:, None]
-        out = torch.cat([part @ down.T for part, down in zip(scaled.split(counts), downs)])
+        scaled = F.silu(inner[0]) * inner[1] * scale
+        out = torch.cat([part @ down.T for part, down in zip(scaled.split(places), downs)])
         return Scatter.apply(out, rows, back).view_as(x)
 
 
