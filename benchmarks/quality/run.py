@@ -1,7 +1,7 @@
 """Measures what selecting k keys costs in quality, on a model that Tamis runs.
 
-    python benchmarks/quality/run.py examples/model --out docs/quality.json     # a quarter of an hour on two processors
-    python benchmarks/quality/run.py examples/model --quick --out q.json   # a minute or two, wide intervals
+    python benchmarks/quality/run.py examples/model --out docs/quality.json     # twenty minutes on two processors
+    python benchmarks/quality/run.py examples/model --quick --out q.json   # two minutes, wide intervals; scripts/demo's
     python benchmarks/quality/report.py docs/quality.json docs/quality.md       # tables and plots
 
 Sections, each written as soon as it is done: `text` (bits per byte of held-out text), `recall` (planted facts against
@@ -30,15 +30,15 @@ from tasks import Text
 # queries: of a context with easy and with hard records.  mass: (windows, rows of each, k).
 # keys: (windows, contexts, queries of each).
 FULL = {
-    "text": [(2048, 12, (16, 32, 64, 128, 256), (64, 128, 256), (128,)), (8192, 3, (128, 512), (512,), ()),
-             (16384, 1, (128, 512), (512,), ())],
-    "recall": [(2048, 6, 3, (64, 128)), (8192, 2, 1, (128, 512)), (16384, 2, 1, (128, 1024))], "queries": (32, 64),
-    "mass": (4, 16, (16, 64, 128, 256)), "keys": (6, 4, 24),
+    "text": [(2048, 24, (16, 32, 64, 128, 256), (64, 128, 256), (128,)), (8192, 4, (128, 512), (512,), (512,)),
+             (16384, 3, (128, 1024), (1024,), (1024,))],
+    "recall": [(2048, 6, 3, (64, 128)), (8192, 4, 2, (128, 512)), (16384, 4, 1, (128, 1024))], "queries": (32, 64),
+    "mass": (8, 16, (16, 64, 128, 256)), "keys": (6, 4, 24),
 }
 QUICK = {
     "text": [(2048, 3, (64, 128), (128,), (128,)), (8192, 1, (512,), (512,), ())],
     "recall": [(2048, 2, 1, (64, 128)), (8192, 1, 1, (512,))], "queries": (32, 64),
-    "mass": (1, 8, (64, 128)), "keys": (2, 2, 24),
+    "mass": (1, 8, (128,)), "keys": (2, 2, 24),
 }
 RECALL_KINDS = ((32, False), (128, True))  # records in the context, whether their keys share tokens
 
@@ -103,6 +103,36 @@ def compared(values, dense):
     return {"mean": sum(values) / len(values), "difference": difference, "half": half}
 
 
+NAMES = {"recent": "sinks + window"}
+
+
+def named(row):
+    return f"{row.get('length', 2048):>6} tokens, {NAMES.get(row['mode'], row['mode'])} {row['k'] or ''}".ljust(34)
+
+
+def text_line(row):
+    relative = 100 * row["difference"] / (row["mean"] - row["difference"])
+    against = "" if row["mode"] == "dense" else f", {relative:+.2f} % of dense"
+    return f"{named(row)} {row['mean']:.4f} bits a byte of held-out text{against}"
+
+
+def recall_line(row):
+    kind = "keys share tokens" if row["hard"] else "one-token keys"
+    return (f"{named(row)} {row['hits']} of {row['queries']} facts recalled (95 %: {100 * row['low']:.0f} to "
+            f"{100 * row['high']:.0f} %; {row['pairs']} records, {kind})")
+
+
+def mass_lines(found):
+    best = {row["k"]: row["mean"] for row in found["mass"] if row["mode"] == "oracle"}
+    return [f"{named(row)} {100 * row['mean'] / best[row['k']]:.1f} % of the attention mass that the best keys capture"
+            for row in found["mass"] if row["mode"] != "oracle"]
+
+
+def key_line(row):
+    return (f"{named(row | {'mode': row['dtype'] + ' keys,'})} {row['mean']:.4f} bits a byte, "
+            f"{100 * row['recall']:.0f} % of facts recalled, {100 * row['overlap']:.1f} % the keys of f32")
+
+
 def measure_text(bench, plan):
     rows = []
     for length, count, *ks in plan["text"]:
@@ -111,11 +141,11 @@ def measure_text(bench, plan):
         windows = bench.text.windows(length, count, seed=5)
         dense = bench.bits_per_byte(windows, ("dense",))
         rows.append({"length": length, "windows": count, "mode": "dense", "k": None} | compared(dense, dense))
-        say(rows[-1])
+        say(text_line(rows[-1]))
         for selection, k in [(s, k) for s, some in zip(("indexer", "recent", "random"), ks) for k in some]:
             values = bench.bits_per_byte(windows, (selection, k))
             rows.append({"length": length, "windows": count, "mode": selection, "k": k} | compared(values, dense))
-            say(rows[-1])
+            say(text_line(rows[-1]))
     return rows
 
 
@@ -137,7 +167,7 @@ def measure_recall(bench, plan):
                     "length": length, "pairs": pairs, "hard": hard, "mode": mode[0], "k": (*mode, None)[1],
                     "hits": sum(hits), "queries": len(hits), "share": share, "low": low, "high": high,
                     "as_dense": sum(a == b for a, b in zip(hits, dense))})
-                say(rows[-1])
+                say(recall_line(rows[-1]))
     return rows
 
 
@@ -159,12 +189,14 @@ def measure_mass(bench, plan):
             for kind, value in row.bits.items():
                 bits[kind].append(value)
             bench.model.eval(trunk, ids[at : at + 1], logits=None, attention="dense")
-        say({"window": number})
     total = windows * rows
-    return {"rows": total, "mass": [
+    found = {"rows": total, "mass": [
         {"mode": kind, "k": k, "layers": (value / total).tolist(), "mean": float(value.mean() / total)}
         for (kind, k), value in masses.items()],
         "bits": [{"mode": kind, "k": k} | compared(value, bits["dense", None]) for (kind, k), value in bits.items()]}
+    for line in mass_lines(found):
+        say(line)
+    return found
 
 
 class Row:
@@ -219,7 +251,7 @@ def measure_keys(bench, plan):
             share, low, high = wilson(sum(hits), len(hits))
             rows.append({"dtype": dtype, "k": k, "overlap": float(np.mean(same)), "recall": share, "low": low,
                          "high": high, "queries": len(hits)} | compared(values, reference))
-            say(rows[-1])
+            say(key_line(rows[-1]))
     return rows
 
 
@@ -232,8 +264,8 @@ def selected_of(bench, ids, k, dtype):
 MEASURES = {"text": measure_text, "recall": measure_recall, "mass": measure_mass, "keys": measure_keys}
 
 
-def say(row):
-    print(json.dumps(row, default=float), file=sys.stderr, flush=True)
+def say(line):
+    print(line, file=sys.stderr, flush=True)
 
 
 def main():
