@@ -1,6 +1,8 @@
 """One exception class for each status of tamis.h. Owns the mapping; the text always comes from the C library."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class Error(Exception):
     """A call was refused or failed. `status` is the C number, `name` its name, the text one line of the library."""
@@ -74,4 +76,18 @@ def wrong(text: str) -> ArgumentError:
     """What this package itself refuses, before the library could see it."""
     made = error(-1, "TAMIS_E_ARGUMENT", text)
     assert isinstance(made, ArgumentError)
+    return made
+
+
+def known(owner: str, named: Iterable[str], names: Iterable[str] = ()) -> None:
+    """Refuses names that are none of `names`."""
+    unknown = sorted(set(named) - set(names))
+    if unknown:
+        raise wrong(f"{owner}: {', '.join(unknown)} is not supported")
+
+
+def unsupported(text: str) -> UnsupportedError:
+    """What is well formed, and this package does not do."""
+    made = error(-6, "TAMIS_E_UNSUPPORTED", text)
+    assert isinstance(made, UnsupportedError)
     return made

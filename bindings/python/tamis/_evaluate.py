@@ -11,7 +11,7 @@ import numpy as np
 from . import _c
 from ._context import INT32, UINT32, UINT64, Context, Handle, Owner
 from ._errors import wrong
-from ._tensors import integer, tensor
+from ._tensors import integer, number, tensor
 
 ATTENTION = {name[10:].lower(): number for name, number in _c.ATTENTION.items()}
 
@@ -115,10 +115,11 @@ def sample(logits: Any, *, temperature: float = 0.0, top_k: int = 0, top_p: floa
 
 def sampler(temperature: float, top_k: int, top_p: float, seed: int) -> _c.SamplerOptions:
     """tamis_sampler_options; a top_p of 0, which would mean its default there, is refused here."""
-    if not 0 < top_p <= 1:
+    share = number(top_p, "top_p")
+    if not 0 < share <= 1:
         raise wrong(f"top_p: is {top_p}, expected above 0 and up to 1")
-    return _c.SamplerOptions(temperature=temperature, top_k=integer(top_k, "top_k", 0, UINT32), top_p=top_p,
-                             seed=integer(seed, "seed", 0, UINT64))
+    return _c.SamplerOptions(temperature=number(temperature, "temperature"), top_k=integer(top_k, "top_k", 0, UINT32),
+                             top_p=share, seed=integer(seed, "seed", 0, UINT64))
 
 
 def as_tokens(tokens: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from ._cache import Sequence
 from ._context import UINT32, Handle, Owner
 from ._errors import wrong
 from ._evaluate import Options, as_tokens, int32s
-from ._tensors import integer
+from ._tensors import integer, strings
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -93,7 +93,7 @@ class Generation(Owner, Iterator[str]):
 def generate_options(max_tokens: int, sampling: _c.SamplerOptions, stop: str | Many[str], stop_tokens: Any,
                      ignore_end: bool) -> _c.GenerateOptions:
     """tamis_generate_options; it keeps what it points to alive."""
-    ends, texts = as_tokens(stop_tokens), [stop] if isinstance(stop, str) else list(stop)
+    ends, texts = as_tokens(stop_tokens), [stop] if isinstance(stop, str) else strings(stop, "stop")
     if any("\0" in text for text in texts):
         raise wrong("stop: a text contains a zero character")
     return _c.GenerateOptions(

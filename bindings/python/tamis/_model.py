@@ -67,6 +67,8 @@ class Model(Owner):
                  step_tokens: int = 0, one_form: bool = False):
         self._handle = None
         self.ctx = Context() if ctx is None else ctx
+        if not isinstance(directory, (str, os.PathLike)):
+            raise wrong(f"directory: is {type(directory).__name__}, expected a path")
         home, where = self.ctx._open(), os.fsencode(directory)
         if b"\0" in where:
             raise wrong("directory: contains a zero byte")
@@ -74,6 +76,7 @@ class Model(Owner):
             widen=bool(widen), step_tokens=integer(step_tokens, "step_tokens", 0, UINT32), one_form=bool(one_form))
         self._handle = Handle(
             _c.model_free, lambda made: _c.model_open(home.pointer, where, options, made), home)
+        self.directory = os.fsdecode(where)
         self.info = self._read_info()
 
     def _read_info(self) -> ModelInfo:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -266,3 +267,22 @@ def integer(value: Any, name: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise wrong(f"{name}: is {number}, expected {low} to {high}")
     return number
+
+
+def number(value: Any, name: str) -> float:
+    """A Python float."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise wrong(f"{name}: is {value!r:.40}, expected a number") from None
+
+
+def strings(values: Any, name: str) -> list[str]:
+    """A list of texts, and not one text, which is a sequence of texts too."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise wrong(f"{name}: is a {type(values).__name__}, expected a list of texts")
+    texts = list(values)
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise wrong(f"{name}[{at}]: is {type(text).__name__}, expected str")
+    return texts

@@ -13,6 +13,7 @@ the places of documents in a prompt; generation is the model's.
 from __future__ import annotations
 
 import collections
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence as Many
@@ -25,7 +26,7 @@ from ._errors import wrong
 from ._evaluate import Trace
 from ._generate import Generation
 from ._model import Model
-from ._tensors import integer
+from ._tensors import integer, strings
 
 Turns = Many[Mapping[str, Any]]
 
@@ -76,6 +77,13 @@ class Answer(Iterator[str]):
         return len(self._generation.tokens)
 
     @property
+    def usage(self) -> dict[str, Any]:
+        """The counts in the words of OpenAI's API."""
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens,
+                "total_tokens": self.prompt_tokens + self.tokens,
+                "prompt_tokens_details": {"cached_tokens": self.cached_tokens}}
+
+    @property
     def prefill_seconds(self) -> float:
         """For what was read of the prompt."""
         return self._seconds + self._generation.prefill_seconds
@@ -102,8 +110,11 @@ class Reader:
     keep: how many conversations stay in memory for those that begin like them.
     """
 
-    def __init__(self, model: Model | str, *, template: Callable[[Turns], str] | None = None, keep: int = 8):
-        self.model = Model(model) if isinstance(model, str) else model
+    def __init__(self, model: Model | str | os.PathLike[str], *, template: Callable[[Turns], str] | None = None,
+                 keep: int = 8):
+        if template is not None and not callable(template):
+            raise wrong(f"template: is {type(template).__name__}, expected a function")
+        self.model = model if isinstance(model, Model) else Model(model)
         self.template = template
         self._cache = self.model.cache()
         self._kept: collections.deque[Sequence] = collections.deque(maxlen=integer(keep, "keep", 1, 1 << 16))
@@ -120,7 +131,7 @@ class Reader:
         ids = self.tokens(prompt)
         if not len(ids):
             raise wrong("prompt: has no tokens")
-        spans = self._places(ids, documents)
+        spans = self._places(ids, strings(documents, "documents"))
         with self._lock:
             sequence = self._cache.match(ids)
         if len(sequence) == len(ids):
@@ -139,19 +150,28 @@ class Reader:
 
     def tokens(self, prompt: str | Turns) -> np.ndarray:
         """The token ids of a prompt."""
-        if isinstance(prompt, str):
-            return self.model.tokenize(prompt)
-        return self.model.chat(prompt) if self.template is None else self.model.tokenize(self.template(prompt))
+        if not isinstance(prompt, str):
+            if not isinstance(prompt, Many) or not all(isinstance(turn, Mapping) for turn in prompt):
+                raise wrong(f"prompt: is {type(prompt).__name__}, expected a text or a list of turns")
+            if self.template is None:
+                return self.model.chat(prompt)
+            prompt = self.template(prompt)
+            if not isinstance(prompt, str):
+                raise wrong(f"template: gave {type(prompt).__name__}, expected str")
+        return self.model.tokenize(prompt)
+
+    @property
+    def name(self) -> str:
+        """The model's: that of its folder."""
+        return os.path.basename(os.path.abspath(self.model.directory))
 
     def _keep(self, sequence: Sequence) -> None:
         with self._lock:
             if not any(sequence is kept for kept in self._kept):
                 self._kept.append(sequence)
 
-    def _places(self, ids: np.ndarray, documents: Many[str]) -> list[tuple[int, int] | None]:
+    def _places(self, ids: np.ndarray, documents: list[str]) -> list[tuple[int, int] | None]:
         """Which positions of the prompt hold each document; None for an empty one."""
-        if isinstance(documents, str):
-            raise wrong("documents: is a str, expected a list of them")
         if not documents:
             return []
         pieces = [self.model.token_bytes([token]) for token in ids.tolist()]

@@ -20,7 +20,7 @@ import numpy as np
 from ._context import Context
 from ._errors import wrong
 from ._model import Model
-from ._tensors import integer
+from ._tensors import integer, strings
 
 BIGGEST = 2**31 - 1
 HEARD = 0.95  # the share of all tokens below a head's threshold
@@ -108,20 +108,39 @@ class Selector:
         Raises ArgumentError for a question without tokens and for what an embedder should not return.
         """
         budget = self.budget if budget is None else integer(budget, "budget", 1, BIGGEST)
-        if isinstance(documents, str):
-            raise wrong("documents: is a str, expected a list of them")
-        for at, text in enumerate([query, *documents]):
-            if not isinstance(text, str):
-                name = f"documents[{at - 1}]" if at else "query"
-                raise wrong(f"{name}: is {type(text).__name__}, expected str")
+        if not isinstance(query, str):
+            raise wrong(f"query: is {type(query).__name__}, expected str")
+        texts = strings(documents, "documents")
         if not query.strip():
             raise wrong("query: is empty")
-        if not any(text.strip() for text in documents):
+        if not any(text.strip() for text in texts):
             return []
-        read = self.scorer.score(query, documents)
+        read = checked(self.scorer.score(query, texts), texts)
         scores = [smoothed(text.scores, self.window) for text in read]
         return [excerpt for number, kept in enumerate(within(budget, read, scores))
                 for excerpt in excerpts(number, read[number], scores[number], kept)]
+
+
+def checked(read: Any, texts: list[str]) -> list[Scored]:
+    """What a scorer says, if it says something of every token of every text."""
+    if not isinstance(read, Sequence) or len(read) != len(texts):
+        raise wrong(f"score: expected a list of {len(texts)} Scored, one for each document")
+    for at, (found, text) in enumerate(zip(read, texts)):
+        if not isinstance(found, Scored) or found.text != text:
+            raise wrong(f"score: gave no Scored of documents[{at}]")
+        if found.scores.shape != (len(found),) or not np.isfinite(found.scores).all():
+            raise wrong(f"score: gave scores {list(found.scores.shape)} for documents[{at}], expected [{len(found)}], "
+                        "finite")
+        if not ascend(found.offsets, text):
+            raise wrong(f"score: gave offsets that do not ascend within documents[{at}]")
+    return list(read)
+
+
+def ascend(offsets: np.ndarray, text: str) -> bool:
+    """Whether tokens lie within a text, none begins before the one before it."""
+    begins, ends = offsets[:, 0], offsets[:, 1]
+    return not len(offsets) or bool(
+        begins[0] >= 0 and (begins <= ends).all() and (ends <= len(text)).all() and (begins[1:] >= begins[:-1]).all())
 
 
 class EmbeddingScorer:
@@ -161,8 +180,13 @@ class EmbeddingScorer:
         """A text in tokens, and their vectors of length 1, everything that the embedder says checked."""
         if not text.strip():
             return Scored(text), np.empty((0, 0), np.float32)
-        offsets, vectors = self.embedder.embed(text)
-        offsets, vectors = np.asarray(offsets), np.asarray(vectors, np.float32)
+        given = self.embedder.embed(text)
+        try:
+            offsets, vectors = given
+            offsets, vectors = np.asarray(offsets), np.asarray(vectors, np.float32)
+        except (TypeError, ValueError) as problem:
+            raise wrong(f"embed: gave a {type(given).__name__} for {name}, expected (offsets, vectors): "
+                        f"{problem}") from None
         if offsets.size == 0:
             return Scored(text), np.empty((0, 0), np.float32)
         if offsets.ndim != 2 or offsets.shape[1] != 2 or offsets.dtype.kind not in "iu":
@@ -173,8 +197,7 @@ class EmbeddingScorer:
                         f"[{len(offsets)}, d]")
         if not np.isfinite(vectors).all():
             raise wrong(f"embed: gave a number that is not finite for {name}")
-        begins, ends = offsets[:, 0], offsets[:, 1]
-        if begins[0] < 0 or (begins > ends).any() or (ends > len(text)).any() or (begins[1:] < begins[:-1]).any():
+        if not ascend(offsets, text):
             raise wrong(f"embed: gave offsets that do not ascend within {name}")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return Scored(text, offsets, np.zeros(len(offsets))), vectors / np.maximum(lengths, 1e-12)

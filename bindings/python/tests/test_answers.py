@@ -106,11 +106,30 @@ def test_what_is_refused(model):
                        (lambda: reader.answer(PROMPT, documents=FIRST), "documents: is a str"),
                        (lambda: reader.answer(PROMPT, top_p=0), "top_p"),
                        (lambda: reader.answer("x " * model.info.max_tokens), "tokens"),
-                       (lambda: Reader(model, keep=0), "keep: is 0")):
+                       (lambda: Reader(model, keep=0), "keep: is 0"),
+                       (lambda: Reader(5), "directory: is int, expected a path"),
+                       (lambda: Reader(model, template="chatml"), "template: is str, expected a function"),
+                       (lambda: Reader(model, template=len).answer([]), "template: gave int, expected str"),
+                       (lambda: reader.answer(None), "prompt: is NoneType, expected a text or a list of turns"),
+                       (lambda: reader.answer(["def f"]), "prompt: is list, expected a text or a list of turns"),
+                       (lambda: reader.answer(""), "prompt: has no tokens"),
+                       (lambda: reader.answer(PROMPT, documents=[5]), r"documents\[0\]: is int, expected str"),
+                       (lambda: reader.answer(PROMPT, documents=None), "documents: is a NoneType"),
+                       (lambda: reader.answer(PROMPT, stop=5), "stop: is a int, expected a list of texts"),
+                       (lambda: reader.answer(PROMPT, stop=["a", 5]), r"stop\[1\]: is int, expected str"),
+                       (lambda: reader.answer(PROMPT, temperature="hot"), "temperature: is 'hot', expected a number"),
+                       (lambda: reader.answer(PROMPT, top_p=None), "top_p: is None, expected a number"),
+                       (lambda: reader.answer(PROMPT, max_tokens=-1), "max_tokens: is -1")):
         with pytest.raises(tamis.ArgumentError, match=text):
             call()
     with pytest.raises(tamis.Error):
         Reader("/nonexistent")
+    assert reader.answer(PROMPT, max_tokens=5).finish() == model.generate(PROMPT, max_tokens=5).finish()
+
+
+def test_names_of_models(model):
+    assert Reader(model).name == Reader(TOY).name == "toy-v32"
+    assert Reader(TOY).answer(PROMPT, max_tokens=5).finish() == Reader(model).answer(PROMPT, max_tokens=5).finish()
 
 
 def test_many_threads(model):

@@ -61,6 +61,10 @@ def test_no_documents_give_no_excerpts():
     assert chosen(10, []) == chosen(10, ["", " \n "]) == chosen(10, (), "a question " * 50) == []
 
 
+def test_documents_may_come_from_anywhere():
+    assert Selector(WordVectors(), 20).select(QUESTION, (text for text in TEXTS)) == chosen(20) != []
+
+
 def test_a_question_longer_than_the_budget():
     assert sum(excerpt.tokens for excerpt in chosen(3, question=QUESTION * 20)) == 3
 
@@ -120,10 +124,31 @@ class Wrong:
     (lambda o, v: (o.astype(float), v), r"gave offsets float64 \[\d+, 2\] for query, expected integers"),
     (lambda o, v: (o[:, :1], v), "expected integers"),
     (lambda o, v: (o[:0], v[:0]), "query: has no tokens"),
+    (lambda o, v: None, r"gave a NoneType for query, expected \(offsets, vectors\)"),
+    (lambda o, v: (o, v, v), r"gave a tuple for query, expected \(offsets, vectors\)"),
+    (lambda o, v: (o, [["x"]] * len(v)), "gave a tuple for query, expected .*could not convert"),
 ])
 def test_what_an_embedder_must_not_return(change, text):
     with pytest.raises(tamis.Error, match=text):
         Selector(Wrong(change), 5).select(QUESTION, TEXTS)
+
+
+@pytest.mark.parametrize("change, text", [
+    (lambda read: read[:-1], r"expected a list of \d+ Scored, one for each document"),
+    (lambda read: None, "expected a list of"),
+    (lambda read: [None] * len(read), r"no Scored of documents\[0\]"),
+    (lambda read: read[::-1], r"no Scored of documents\[0\]"),
+    (lambda read: [Scored(one.text, one.offsets, one.scores[1:]) for one in read], r"gave scores \[\d+\] for"),
+    (lambda read: [Scored(one.text, one.offsets, one.scores * np.nan) for one in read], "finite"),
+    (lambda read: [Scored(one.text, one.offsets + 10**6, one.scores) for one in read], "do not ascend within"),
+])
+def test_what_a_scorer_must_not_return(change, text):
+    class Changed:
+        def score(self, query, documents):
+            return change(EmbeddingScorer(WordVectors()).score(query, documents))
+
+    with pytest.raises(tamis.ArgumentError, match=text):
+        Selector(Changed(), 5).select(QUESTION, TEXTS)
 
 
 def test_vectors_of_two_lengths():
@@ -140,6 +165,8 @@ def test_vectors_of_two_lengths():
     (lambda: chosen(5, TEXTS[0]), "documents: is a str"),
     (lambda: chosen(5, [TEXTS[0], None]), r"documents\[1\]: is NoneType"),
     (lambda: chosen(5, TEXTS, None), "query: is NoneType"),
+    (lambda: chosen(5, None), "documents: is a NoneType"),
+    (lambda: chosen(5, {"a": "b"}), "documents: is a dict"),
     (lambda: chosen(5, TEXTS, "  "), "query: is empty"),
     (lambda: Selector("all-MiniLM-L6-v2"), "source is str"),
     (lambda: Selector(WordVectors(), 5).select(QUESTION, TEXTS, 0), "budget: is 0"),
