@@ -41,10 +41,26 @@ def test_nothing_in_nothing_out_and_errors():
         TamisCompressor(source="a name")
     with pytest.raises(tamis.ArgumentError, match="query: is empty"):
         TamisCompressor(source=WordVectors()).compress_documents(documents(), "")
+    with pytest.raises(tamis.ArgumentError, match="TamisCompressor: budgt is not supported"):
+        TamisCompressor(source=WordVectors(), budgt=5)
+    with pytest.raises(tamis.ArgumentError, match="budget: is str"):
+        TamisCompressor(source=WordVectors(), budget="many")
+
+
+def test_a_budget_may_be_changed():
+    compressor = TamisCompressor(source=WordVectors(), budget=1000)
+    assert len(compressor.compress_documents(documents(), QUESTION)) > 1
+    compressor.budget = 7
+    assert sum(found.metadata["excerpt_tokens"] for found in compressor.compress_documents(documents(), QUESTION)) == 7
+    compressor.budget = 0
+    with pytest.raises(tamis.ArgumentError, match="budget: is 0"):
+        compressor.compress_documents(documents(), QUESTION)
 
 
 # ------------------------------------------------- The model -------------------------------------------------
 
+from langchain_core.caches import InMemoryCache  # noqa: E402
+from langchain_core.callbacks import get_usage_metadata_callback  # noqa: E402
 from langchain_core.language_models import BaseChatModel  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage  # noqa: E402
 from langchain_core.prompts import ChatPromptTemplate  # noqa: E402
@@ -103,3 +119,53 @@ def test_what_the_chat_refuses(chat):
         chat.invoke([*TURNS, ToolMessage("1", tool_call_id="a")])
     with pytest.raises(tamis.ArgumentError, match="is not in the prompt"):
         chat.invoke(TURNS, documents=["somewhere else"])
+    picture = HumanMessage([{"type": "text", "text": "a"}, {"type": "image", "url": "data:image/png;base64,AA"}])
+    with pytest.raises(tamis.ArgumentError, match="content of type 'image' is not supported"):
+        chat.invoke([picture])
+    called = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
+    with pytest.raises(tamis.ArgumentError, match="messages with tool calls are not supported"):
+        chat.invoke([*TURNS, called])
+    with pytest.raises(tamis.UnsupportedError, match="tools are not supported"):
+        chat.bind_tools([])
+    with pytest.raises(tamis.UnsupportedError, match="tools are not supported"):
+        chat.with_structured_output({"title": "Answer", "type": "object", "properties": {}})
+    with pytest.raises(tamis.ArgumentError, match="ChatTamis: max_token is not supported"):
+        ChatTamis(model=str(TOY), max_token=3)
+    with pytest.raises(tamis.ArgumentError, match="model is missing"):
+        ChatTamis()
+
+
+def test_thoughts_are_not_part_of_what_was_said(chat):
+    thought = AIMessage([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Yes."}])
+    assert chat.invoke([*TURNS, thought]).content == chat.invoke([*TURNS, AIMessage("Yes.")]).content
+
+
+def test_usage_is_counted_by_model(chat):
+    with get_usage_metadata_callback() as counted:
+        answers = [chat.invoke(TURNS), *chat.batch([TURNS, TURNS])]
+        "".join(chunk.text for chunk in chat.stream(TURNS))
+    usage, = counted.usage_metadata.values()
+    assert list(counted.usage_metadata) == ["toy-v32"] and usage["output_tokens"] == 4 * 12
+    assert usage["input_tokens"] == 4 * answers[0].usage_metadata["input_tokens"]
+    assert usage["input_token_details"]["cache_read"] >= usage["input_tokens"] / 4
+
+
+def test_tokens_are_the_models(chat):
+    text = "def area(width, height):"
+    assert chat.get_token_ids(text) == tamis.Model(TOY).tokenize(text, bare=True).tolist() != []
+    assert chat.get_num_tokens(text) == len(chat.get_token_ids(text))
+
+
+def test_langchain_remembers_answers_of_one_model(chat, tmp_path):
+    """What LangChain's cache knows of a model tells models, templates and stop sequences apart."""
+    other = tmp_path / "other"
+    other.symlink_to(TOY)
+    first = dict(model=TOY, template=plain, max_tokens=4, cache=InMemoryCache())
+    answer = ChatTamis(**first).invoke(TURNS)
+    counted = tamis.Model(TOY)
+    again = ChatTamis(**{**first, "model": counted})
+    assert again.invoke(TURNS).content == answer.content and counted.ctx.counters("attend").queries == 0
+    for change in ({"model": other}, {"template": lambda turns: plain(turns)}, {"stop": ["\n"]}, {"seed": 3}):
+        differs = ChatTamis(**{**first, **change})
+        differs.invoke(TURNS)
+        assert differs._reader.model.ctx.counters("attend").queries > 0, change
