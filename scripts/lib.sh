@@ -81,10 +81,10 @@ install_text_model() {
 # The frameworks whose adapters are tested with the real packages, and neighbours in one process. Fails quietly: their
 # tests say what they lack.
 install_frameworks() {
-  "$python" -c 'import faiss, gunicorn, haystack, langchain_core, llama_index.core' 2> /dev/null && return
+  "$python" -c 'import faiss, gunicorn, haystack, langchain_tests, llama_index.core' 2> /dev/null && return
   say "Installing LangChain, LlamaIndex, Haystack, faiss and gunicorn (a minute or two)"
   "$python" -m pip install -q --disable-pip-version-check 'langchain-core<2' 'llama-index-core<0.15' \
-    'haystack-ai<4' 'transformers>=5.23,<6' faiss-cpu gunicorn || return 0
+    'haystack-ai<4' 'transformers>=5.23,<6' langchain-tests faiss-cpu gunicorn || return 0
 }
 
 # What examples/ray_context_parallel.py runs on (79 MB). Fails quietly: the test says what it lacks.
