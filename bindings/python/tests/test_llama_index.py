@@ -1,5 +1,6 @@
 """tamis.llama_index with the real package: the postprocessor keeps LlamaIndex's contract."""
 import asyncio
+import threading
 
 import pytest
 from test_excerpts import QUESTION, TEXTS, WordVectors
@@ -47,16 +48,29 @@ def test_nothing_in_nothing_out_and_errors():
         postprocessor.postprocess_nodes(nodes())
     with pytest.raises(tamis.ArgumentError, match="budget: is 0"):
         TamisPostprocessor(source=WordVectors(), budget=0)
+    with pytest.raises(tamis.ArgumentError, match="TamisPostprocessor: budgt is not supported"):
+        TamisPostprocessor(source=WordVectors(), budgt=5)
+
+
+def test_a_budget_may_be_changed():
+    postprocessor = TamisPostprocessor(source=WordVectors(), budget=1000)
+    postprocessor.budget = 7
+    found = postprocessor.postprocess_nodes(nodes(), query_str=QUESTION)
+    assert sum(scored.node.metadata["excerpt_tokens"] for scored in found) == 7
 
 
 # ------------------------------------------------- The model -------------------------------------------------
 
 from llama_index.core import PromptTemplate  # noqa: E402
-from llama_index.core.base.llms.types import ChatMessage  # noqa: E402
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock  # noqa: E402
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler  # noqa: E402
+from llama_index.core.instrumentation import get_dispatcher  # noqa: E402
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler  # noqa: E402
 from llama_index.core.llms import LLM  # noqa: E402
 from llama_index.core.response_synthesizers import get_response_synthesizer  # noqa: E402
 from test_answers import FIRST, SECOND, TOY, plain  # noqa: E402
 
+from tamis.answers import Answer  # noqa: E402
 from tamis.llama_index import TamisLLM  # noqa: E402
 
 TURNS = [ChatMessage(role="system", content="You know this code.\n" + FIRST + "\n" + SECOND),
@@ -103,3 +117,75 @@ def test_what_the_model_refuses(llm):
         llm.complete(FIRST, logit_bias={})
     with pytest.raises(tamis.ArgumentError, match="is not in the prompt"):
         llm.complete(FIRST, documents=[SECOND])
+    with pytest.raises(tamis.ArgumentError, match="max_token is not supported"):
+        TamisLLM(model=str(TOY), max_token=3)
+    for message, text in ((ChatMessage(role="tool", content="1"), "message of role 'tool'"),
+                          (ChatMessage(role="user", blocks=[ImageBlock(url="http://x/y.png")]), "type 'image'"),
+                          (ChatMessage(role="assistant", additional_kwargs={"tool_calls": [1]}), "with tool calls")):
+        with pytest.raises(tamis.ArgumentError, match=text):
+            llm.chat([*TURNS, message])
+
+
+def test_names_of_roles(llm):
+    said = [[*TURNS, ChatMessage(role=role, content="Yes.")] for role in ("assistant", "chatbot", "model")]
+    first, *others = [llm.chat(turns).message.content for turns in said]
+    assert others == [first] * 2
+
+
+class Heard(BaseEventHandler):
+    names: list = []
+
+    def handle(self, event, **_):
+        self.names.append(type(event).__name__)
+
+
+def test_listeners_and_counters_are_told(llm):
+    heard, counter = Heard(), TokenCountingHandler(tokenizer=str.split)
+    dispatcher = get_dispatcher()
+    dispatcher.add_event_handler(heard)
+    llm.callback_manager = CallbackManager([counter])
+    try:
+        usage = llm.chat(TURNS).raw["usage"]
+        completed = llm.complete(FIRST).raw["usage"]
+        pieces = list(llm.stream_chat(TURNS))
+        said = asyncio.run(llm.achat(TURNS))
+    finally:
+        dispatcher.event_handlers.remove(heard)
+        llm.callback_manager = CallbackManager()
+    chats, completions = ["LLMChatStartEvent", "LLMChatEndEvent"], ["LLMCompletionStartEvent", "LLMCompletionEndEvent"]
+    streamed = [chats[0], *["LLMChatInProgressEvent"] * len(pieces), chats[1]]
+    assert heard.names == [*chats, *completions, *streamed, *chats]
+    assert usage["prompt_tokens_details"]["cached_tokens"] <= usage["prompt_tokens"]
+    assert counter.prompt_llm_token_count == 3 * usage["prompt_tokens"] + completed["prompt_tokens"]
+    assert counter.completion_llm_token_count == 4 * 12
+    assert said.message.content == pieces[-1].message.content
+
+
+def test_an_event_loop_is_not_held_up(llm, monkeypatch):
+    """While a token is made, the loop goes on: here the token waits for it."""
+    asked, gone_on = threading.Event(), threading.Event()
+    following = Answer.__next__
+
+    def waits(answer):
+        asked.set()
+        assert gone_on.wait(30)
+        return following(answer)
+
+    async def goes_on():
+        while not asked.is_set():
+            await asyncio.sleep(0.001)
+        gone_on.set()
+
+    async def both(call):
+        asked.clear(), gone_on.clear()
+        return (await asyncio.gather(call, goes_on()))[0]
+
+    async def collected(pieces):
+        return "".join([piece.delta async for piece in await pieces])
+
+    whole = llm.chat(TURNS).message.content, llm.complete(FIRST).text
+    monkeypatch.setattr(Answer, "__next__", waits)
+    assert asyncio.run(both(llm.achat(TURNS))).message.content == whole[0]
+    assert asyncio.run(both(llm.acomplete(FIRST))).text == whole[1]
+    assert asyncio.run(both(collected(llm.astream_chat(TURNS)))) == whole[0]
+    assert asyncio.run(both(collected(llm.astream_complete(FIRST)))) == whole[1]
