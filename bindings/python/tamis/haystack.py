@@ -9,15 +9,19 @@ Needs haystack-ai (`pip install tamis[haystack]`), and sentence-transformers for
 """
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import inspect
+import os
 import pathlib
 from typing import Any, Optional
 
 from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.dataclasses import ChatMessage, StreamingCallbackT, StreamingChunk, select_streaming_callback
+from haystack.dataclasses import (ChatMessage, ComponentInfo, StreamingCallbackT, StreamingChunk,
+                                  select_streaming_callback)
 from haystack.utils import deserialize_callable, serialize_callable
 
-from ._errors import wrong
+from ._errors import known, wrong
 from ._model import Model
 from ._tensors import integer
 from .answers import Answer, Reader
@@ -43,7 +47,7 @@ class TamisExcerpts:
         :param budget: most tokens that all excerpts of a run have together.
         :param window: tokens over which scores are smoothed.
         """
-        self.source = source
+        self.source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.budget = integer(budget, "budget", 1, BIGGEST)
         self.window = integer(window, "window", 1, BIGGEST)
         self._selector: Selector | None = None
@@ -104,7 +108,8 @@ class TamisChatGenerator:
     gave to each document.
     """
 
-    def __init__(self, model: str, template: Optional[Any] = None, generation_kwargs: Optional[dict[str, Any]] = None,
+    def __init__(self, model: str | os.PathLike[str], template: Optional[Any] = None,
+                 generation_kwargs: Optional[dict[str, Any]] = None,
                  streaming_callback: Optional[StreamingCallbackT] = None):
         """
         :param model: the directory of a checkpoint.
@@ -113,7 +118,8 @@ class TamisChatGenerator:
         :param generation_kwargs: max_tokens, temperature, top_k, top_p, seed, stop.
         :param streaming_callback: called with each piece of the answer.
         """
-        self.model, self.template = model, template
+        self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.template = template
         self.generation_kwargs = generation_kwargs or {}
         self.streaming_callback = streaming_callback
         self._reader: Reader | None = None
@@ -138,36 +144,75 @@ class TamisChatGenerator:
         return default_from_dict(cls, {**data, "init_parameters": given})
 
     @component.output_types(replies=list[ChatMessage])
-    def run(self, messages: list[ChatMessage], documents: Optional[list[Document]] = None,
+    def run(self, messages: list[ChatMessage] | str, documents: Optional[list[Document]] = None,
             streaming_callback: Optional[StreamingCallbackT] = None,
             generation_kwargs: Optional[dict[str, Any]] = None) -> dict[str, list[ChatMessage]]:
         """
-        :param messages: the conversation.
+        :param messages: the conversation, or what a user says.
         :param documents: those that stand in the conversation, for "sources".
         :param streaming_callback: instead of the component's own.
         :param generation_kwargs: on top of the component's own.
         """
+        tell = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
+        given = [document for document in documents or [] if document.content]
+        answer = self._begin(messages, given, generation_kwargs)
+        for piece in answer:
+            if tell is not None:
+                tell(self._chunk(answer, piece))
+        reply = self._reply(answer, given)
+        if tell is not None:
+            tell(self._chunk(answer, "", reply.meta))
+        return {"replies": [reply]}
+
+    @component.output_types(replies=list[ChatMessage])
+    async def run_async(self, messages: list[ChatMessage] | str, documents: Optional[list[Document]] = None,
+                        streaming_callback: Optional[StreamingCallbackT] = None,
+                        generation_kwargs: Optional[dict[str, Any]] = None) -> dict[str, list[ChatMessage]]:
+        """As `run`, with the work in threads; the callback, a coroutine's too, is called in the event loop."""
+        tell = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
+        given = [document for document in documents or [] if document.content]
+        answer = await asyncio.to_thread(self._begin, messages, given, generation_kwargs)
+        while (piece := await asyncio.to_thread(next, answer, None)) is not None:
+            if tell is not None:
+                await told(tell, self._chunk(answer, piece))
+        reply = self._reply(answer, given)
+        if tell is not None:
+            await told(tell, self._chunk(answer, "", reply.meta))
+        return {"replies": [reply]}
+
+    def _begin(self, messages: list[ChatMessage] | str, documents: list[Document],
+               generation_kwargs: Optional[dict[str, Any]]) -> Answer:
         self.warm_up()
         assert self._reader is not None
-        given = [document for document in documents or [] if document.content]
         named = {**self.generation_kwargs, **(generation_kwargs or {})}
-        unknown = set(named) - {"max_tokens", "temperature", "top_k", "top_p", "seed", "stop"}
-        if unknown:
-            raise wrong(f"generation_kwargs: {', '.join(sorted(unknown))} is not supported")
-        tell = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
-        turns = [{"role": message.role.value, "content": message.text or ""} for message in messages]
-        answer = self._reader.answer(turns, documents=[document.content or "" for document in given], **named)
-        for number, piece in enumerate(answer):
-            if tell is not None:
-                tell(StreamingChunk(content=piece, index=0, start=number == 0))
-        if tell is not None:
-            tell(StreamingChunk(content="", meta=about(answer, given), finish_reason=answer.finish_reason))
-        return {"replies": [ChatMessage.from_assistant(answer.text, meta=about(answer, given))]}
+        known("generation_kwargs", named, ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop"))
+        said = [ChatMessage.from_user(messages)] if isinstance(messages, str) else messages
+        return self._reader.answer([turn(message) for message in said],
+                                   documents=[document.content or "" for document in documents], **named)
+
+    def _chunk(self, answer: Answer, piece: str, meta: Optional[dict[str, Any]] = None) -> StreamingChunk:
+        """A piece of an answer; with its meta data the end of it."""
+        return StreamingChunk(
+            content=piece, meta=meta or {}, component_info=ComponentInfo.from_component(self), index=0,
+            start=bool(piece) and piece == answer.text, finish_reason=answer.finish_reason if meta else None)
+
+    def _reply(self, answer: Answer, documents: list[Document]) -> ChatMessage:
+        assert self._reader is not None
+        sources = [{"id": document.id, "share": share} for document, share in zip(documents, answer.sources or [])]
+        return ChatMessage.from_assistant(answer.text, meta={
+            "model": self._reader.name, "index": 0, "finish_reason": answer.finish_reason, "usage": answer.usage,
+            "sources": sources})
 
 
-def about(answer: Answer, documents: list[Document]) -> dict[str, Any]:
-    usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.tokens,
-             "total_tokens": answer.prompt_tokens + answer.tokens,
-             "prompt_tokens_details": {"cached_tokens": answer.cached_tokens}}
-    sources = [{"id": document.id, "share": share} for document, share in zip(documents, answer.sources or [])]
-    return {"index": 0, "finish_reason": answer.finish_reason, "usage": usage, "sources": sources}
+async def told(tell: StreamingCallbackT, chunk: StreamingChunk) -> None:
+    result = tell(chunk)
+    if inspect.isawaitable(result):
+        await result
+
+
+def turn(message: ChatMessage) -> dict[str, str]:
+    """A message whose text is all of it; what a model has thought is left out."""
+    for name in ("tool_calls", "tool_call_results", "images", "files"):
+        if getattr(message, name, None):
+            raise wrong(f"TamisChatGenerator: {name} of messages are not supported, expected text")
+    return {"role": message.role.value, "content": "".join(message.texts)}

@@ -1,4 +1,6 @@
 """tamis.haystack with the real package: the component runs in a pipeline, which is written down and read again."""
+import asyncio
+
 import pytest
 from test_excerpts import QUESTION, TEXTS, WordVectors
 
@@ -62,7 +64,7 @@ def test_nothing_in_nothing_out_and_errors():
 # ------------------------------------------------- The model -------------------------------------------------
 
 from haystack.components.builders import ChatPromptBuilder  # noqa: E402
-from haystack.dataclasses import ChatMessage  # noqa: E402
+from haystack.dataclasses import ChatMessage, ToolCall  # noqa: E402
 from test_answers import FIRST, SECOND, TOY, plain  # noqa: E402
 
 from tamis.haystack import TamisChatGenerator  # noqa: E402
@@ -121,3 +123,37 @@ def test_what_the_generator_refuses(generator):
         generator.run(TURNS, documents=[Document(content="somewhere else")])
     with pytest.raises(tamis.Error):
         TamisChatGenerator("/nonexistent").run(TURNS)
+    call = ToolCall("f", {})
+    for message, text in ((ChatMessage.from_assistant(tool_calls=[call]), "tool_calls of messages"),
+                          (ChatMessage.from_tool("1", call), "tool_call_results of messages")):
+        with pytest.raises(tamis.ArgumentError, match=text):
+            generator.run([*TURNS, message])
+
+
+def test_folders_and_texts(generator):
+    """A path instead of a name, what a user says instead of messages."""
+    other = TamisChatGenerator(TOY, template=plain, generation_kwargs={"max_tokens": 12})
+    assert other.to_dict() == generator.to_dict()
+    asked = generator.run([ChatMessage.from_user("def area(")])["replies"]
+    assert other.run("def area(")["replies"] == asked and asked[0].meta["model"] == "toy-v32"
+    assert TamisExcerpts(TOY).to_dict() == TamisExcerpts(str(TOY)).to_dict()
+
+
+def test_beside_an_event_loop(generator):
+    """run_async: the same reply, pieces to a coroutine, and the loop goes on meanwhile."""
+    heard, expected = [], generator.run(TURNS)["replies"][0]
+
+    async def tell(chunk):
+        heard.append(chunk)
+
+    reply, = asyncio.run(generator.run_async(TURNS, streaming_callback=tell))["replies"]
+    assert reply.text == expected.text == "".join(chunk.content for chunk in heard)
+    assert [chunk.start for chunk in heard].count(True) == 1 and heard[-1].meta == reply.meta
+    assert {chunk.component_info.type for chunk in heard} == {"tamis.haystack.TamisChatGenerator"}
+    with pytest.raises(ValueError, match="coroutine"):
+        generator.run(TURNS, streaming_callback=tell)
+
+    made = Pipeline()
+    made.add_component("generator", TamisChatGenerator(str(TOY), plain, {"max_tokens": 12}))
+    done = asyncio.run(made.run_async({"generator": {"messages": TURNS}}))
+    assert done["generator"]["replies"][0].text == expected.text
