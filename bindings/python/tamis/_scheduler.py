@@ -90,22 +90,22 @@ class Request(Iterator[str], AsyncIterator[str]):
     def _has_news(self) -> bool:
         return bool(self._pieces) or self.stop is not None
 
-    def _piece(self) -> str | None:
-        """The next one, if it is there."""
+    def _piece(self, ended: type[Exception]) -> str | None:
+        """The next one; None while there is none yet. Raises what it failed with, or that it has ended. Under the
+        scheduler's condition."""
         if self._pieces:
             return self._pieces.popleft()
         if self._failure is not None:
             raise self._failure
+        if self.stop is not None:
+            raise ended
         return None
 
     def __next__(self) -> str:
         while True:
             with self._scheduler._changed:
-                piece = self._piece()
-                if piece is not None:
+                if (piece := self._piece(StopIteration)) is not None:
                     return piece
-                if self.stop is not None:
-                    raise StopIteration
             self._scheduler._advance(self)
 
     def __aiter__(self) -> Request:
@@ -115,11 +115,8 @@ class Request(Iterator[str], AsyncIterator[str]):
         loop = asyncio.get_running_loop()
         while True:
             with self._scheduler._changed:
-                piece = self._piece()
-                if piece is not None:
+                if (piece := self._piece(StopAsyncIteration)) is not None:
                     return piece
-                if self.stop is not None:
-                    raise StopAsyncIteration
                 waiter = loop.create_future()
                 self._waiters.append((loop, waiter))
             if self._scheduler._thread is None:
