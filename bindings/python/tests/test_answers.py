@@ -1,4 +1,5 @@
 """tamis.answers on the toy checkpoint: what is read again, where documents are, whose attention is counted."""
+import os
 import threading
 
 import numpy as np
@@ -130,6 +131,24 @@ def test_what_is_refused(model):
 def test_names_of_models(model):
     assert Reader(model).name == Reader(TOY).name == "toy-v32"
     assert Reader(TOY).answer(PROMPT, max_tokens=5).finish() == Reader(model).answer(PROMPT, max_tokens=5).finish()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_reader_works_after_a_fork(model):
+    """As servers fork that have loaded a model: the child goes on with what was read, and the parent too."""
+    reader = Reader(model)
+    expected = reader.answer(PROMPT, max_tokens=6).finish()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            answer = reader.answer(PROMPT, max_tokens=6, documents=[FIRST])
+            good = answer.finish() == expected and answer.cached_tokens == answer.prompt_tokens - 1
+            status = 0 if good and answer.sources[0] > 0 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert reader.answer(PROMPT, max_tokens=6).finish() == expected
 
 
 def test_many_threads(model):

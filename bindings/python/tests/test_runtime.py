@@ -239,6 +239,16 @@ def test_nothing_is_printed_and_no_thread_is_started_by_importing():
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_are_capped_by_the_argument(threads):
+    done = python("import os, numpy as np, tamis\n"
+                  f"with tamis.Context(threads={threads}) as ctx:\n"
+                  "    x = np.ones((8192, 128), np.float32)\n"
+                  "    ctx.attend(np.ones((64, 8, 128), np.float32), x[:, None], x[:, None])\n"
+                  "    print(len(os.listdir('/proc/self/task')))", OPENBLAS_NUM_THREADS="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{threads}\n", "")
+
+
 def test_symbols_stay_local():
     with pytest.raises(AttributeError):
         ctypes.CDLL(None).tamis_version
