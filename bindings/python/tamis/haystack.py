@@ -21,6 +21,7 @@ from haystack.dataclasses import (ChatMessage, ComponentInfo, StreamingCallbackT
                                   select_streaming_callback)
 from haystack.utils import deserialize_callable, serialize_callable
 
+from ._context import UINT32, Context
 from ._errors import known, wrong
 from ._model import Model
 from ._tensors import integer
@@ -39,30 +40,33 @@ class TamisExcerpts:
     indexer's. Documents without text give nothing.
     """
 
-    def __init__(self, source: Any, budget: int = 512, window: int = 99):
+    def __init__(self, source: Any, budget: int = 512, window: int = 99, threads: int = 0):
         """
         :param source: the name or folder of a sentence-transformers model, the directory of a checkpoint whose own
             indexer is to choose, or an object that is a `tamis.excerpts.TokenEmbedder` or `Scorer` (with `to_dict` if
             the pipeline is to be written down).
         :param budget: most tokens that all excerpts of a run have together.
         :param window: tokens over which scores are smoothed.
+        :param threads: most threads that Tamis uses; 0: all that this process may use.
         """
         self.source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.budget = integer(budget, "budget", 1, BIGGEST)
         self.window = integer(window, "window", 1, BIGGEST)
+        self.threads = integer(threads, "threads", 0, UINT32)
         self._selector: Selector | None = None
 
     def warm_up(self) -> None:
         """Loads a named model."""
         if self._selector is None:
-            source = named(self.source) if isinstance(self.source, str) else self.source
-            self._selector = Selector(source, self.budget, window=self.window)
+            ctx = Context(threads=self.threads)
+            source = named(self.source, ctx) if isinstance(self.source, str) else self.source
+            self._selector = Selector(source, self.budget, window=self.window, ctx=ctx)
 
     def to_dict(self) -> dict[str, Any]:
         if not isinstance(self.source, str) and not hasattr(self.source, "to_dict"):
             raise wrong(f"TamisExcerpts: source is {type(self.source).__name__} without to_dict, expected a name or an "
                         "object that can be written down")
-        return default_to_dict(self, source=self.source, budget=self.budget, window=self.window)
+        return default_to_dict(self, source=self.source, budget=self.budget, window=self.window, threads=self.threads)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TamisExcerpts:
@@ -81,11 +85,11 @@ class TamisExcerpts:
         return {"documents": [excerpt_of(documents[excerpt.document], excerpt) for excerpt in found]}
 
 
-def named(source: str) -> Any:
+def named(source: str, ctx: Context) -> Any:
     """A checkpoint directory as a model, everything else as a sentence-transformers model, loaded."""
     folder = pathlib.Path(source)
     if (folder / "config.json").exists() and not (folder / "modules.json").exists():
-        return Model(source)
+        return Model(source, ctx)
     from .sentence_transformers import TokenVectors
     vectors = TokenVectors(source)
     vectors.load()
@@ -110,29 +114,32 @@ class TamisChatGenerator:
 
     def __init__(self, model: str | os.PathLike[str], template: Optional[Any] = None,
                  generation_kwargs: Optional[dict[str, Any]] = None,
-                 streaming_callback: Optional[StreamingCallbackT] = None):
+                 streaming_callback: Optional[StreamingCallbackT] = None, threads: int = 0):
         """
         :param model: the directory of a checkpoint.
         :param template: makes the prompt of a conversation, as text, from [{"role": ..., "content": ...}, ...]; None:
             deepseek_v32's own encoding.
         :param generation_kwargs: max_tokens, temperature, top_k, top_p, seed, stop.
         :param streaming_callback: called with each piece of the answer.
+        :param threads: most threads that Tamis uses; 0: all that this process may use.
         """
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self.template = template
         self.generation_kwargs = generation_kwargs or {}
         self.streaming_callback = streaming_callback
+        self.threads = integer(threads, "threads", 0, UINT32)
         self._reader: Reader | None = None
 
     def warm_up(self) -> None:
         """Opens the model."""
         if self._reader is None:
-            self._reader = Reader(self.model, template=self.template)
+            model = self.model if isinstance(self.model, Model) else Model(self.model, Context(threads=self.threads))
+            self._reader = Reader(model, template=self.template)
 
     def to_dict(self) -> dict[str, Any]:
         functions = {"template": self.template, "streaming_callback": self.streaming_callback}
         return default_to_dict(
-            self, model=self.model, generation_kwargs=self.generation_kwargs,
+            self, model=self.model, generation_kwargs=self.generation_kwargs, threads=self.threads,
             **{name: function and serialize_callable(function) for name, function in functions.items()})
 
     @classmethod

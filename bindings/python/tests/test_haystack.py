@@ -139,6 +139,17 @@ def test_folders_and_texts(generator):
     assert TamisExcerpts(TOY).to_dict() == TamisExcerpts(str(TOY)).to_dict()
 
 
+def test_threads_are_capped():
+    excerpts, asked = TamisExcerpts(str(TOY), threads=1), TamisChatGenerator(str(TOY), threads=1)
+    read = TamisChatGenerator.from_dict(asked.to_dict())
+    for component in (excerpts, asked, read):
+        component.warm_up()
+    for ctx in (excerpts._selector.scorer.model.ctx, asked._reader.model.ctx, read._reader.model.ctx):
+        assert "1 thread" in ctx.describe() and "threads" not in ctx.describe()
+    with pytest.raises(tamis.ArgumentError, match="threads: is -1"):
+        TamisExcerpts(str(TOY), threads=-1)
+
+
 def test_beside_an_event_loop(generator):
     """run_async: the same reply, pieces to a coroutine, and the loop goes on meanwhile."""
     heard, expected = [], generator.run(TURNS)["replies"][0]
