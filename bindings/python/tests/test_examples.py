@@ -17,9 +17,9 @@ def run(name, *arguments):
     return printed_by(ROOT / "examples" / name, *map(str, arguments))
 
 
-def printed_by(*arguments):
+def printed_by(*arguments, cwd=None):
     settings = {**os.environ, "PYTHONPATH": str(ROOT / "bindings" / "python"), "TAMIS_LIBRARY": _c.library._name}
-    done = subprocess.run([sys.executable, *arguments], env=settings,
+    done = subprocess.run([sys.executable, *arguments], env=settings, cwd=cwd,
                           capture_output=True, text=True, timeout=600)
     if done.returncode == SKIPPED:
         assert len(done.stdout.splitlines()) == 1
@@ -136,5 +136,14 @@ def test_documents(tmp_path):
 
 @pytest.mark.parametrize("readme", ["README.md", "bindings/python/README.md"])
 def test_readme(readme):
-    code, = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), flags=re.S)[0]
     assert printed_by("-c", code) == "(1, 128, 512) 32768 2048\n"
+
+
+def test_readme_of_a_rag():
+    pytest.importorskip("langchain_core")
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "bindings/python/README.md").read_text(), flags=re.S)
+    printed = printed_by("-c", code, cwd=ROOT)
+    assert "'output_tokens': 24" in printed
+    found = re.findall(r"^([\d.]+) % of attention: docs/\w+\.md, from character \d+$", printed, flags=re.M)
+    assert found and 0 < sum(map(float, found)) <= 100.5
