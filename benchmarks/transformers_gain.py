@@ -193,6 +193,10 @@ def text(number):
     return "-" if number is None else f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 
+def times(gain):
+    return "not run" if gain is None else f"{text(gain)}x"
+
+
 def difference(plain, ours):
     pairs = zip(plain["decode"]["logits"], ours["decode"]["logits"])
     return max(abs(a - b) for a, b in pairs) / max(map(abs, plain["decode"]["logits"]))
@@ -222,7 +226,7 @@ def main():
         ours = measure("tamis", options, context)
         plain = measure("unpatched", options, context)
         for row in rows(context, options.chunk, plain, ours):
-            print(f"{row[0]:7} {row[1]:46} {text(row[2]):>10} {text(row[3]):>10} {text(row[4]):>7}x", flush=True)
+            print(f"{row[0]:7} {row[1]:46} {text(row[2]):>10} {text(row[3]):>10} {times(row[4]):>8}", flush=True)
             table.append(row)
         if plain and ours:
             print(f"{context:7} largest difference of the logits, relative: {difference(plain, ours):.1e}")
