@@ -79,14 +79,14 @@ class Bench:
                 for ids in windows]
 
     def recalled(self, task, mode, index_dtype=None):
-        """For each query of a task: whether every token of its value was the best guess."""
-        sequence = self.sequence(index_dtype)
-        first = task.answers[0][0] - 1  # the token that is followed by the first value
-        self.model.eval(sequence, task.ids[:first], logits=None, **self.options(mode))
-        logits = self.model.eval(sequence, task.ids[first:], logits="all", **self.options(mode, 1))
-        best = logits.argmax(-1)  # of the token after position first + i
-        return [bool((best[start - 1 - first : stop - 1 - first] == task.ids[start:stop]).all())
-                for start, stop in task.answers]
+        """For each query of a task, asked alone: whether every token of its value was the best guess."""
+        read, hits = self.sequence(index_dtype), []
+        self.model.eval(read, task.context, logits=None, **self.options(mode))
+        for query in task.queries:
+            logits = self.model.eval(read.fork(), query.ids, logits="all", **self.options(mode, 1))
+            before = slice(query.value.start - 1, query.value.stop - 1)
+            hits.append(bool((logits[before].argmax(-1) == query.ids[query.value]).all()))
+        return hits
 
 
 def bits_of(logits, targets):

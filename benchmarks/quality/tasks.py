@@ -2,7 +2,7 @@
 
 Owns the choice of text (the modules that `training/stdlib.py` holds out, read
 from this machine's Python) and the planting of records, `<|record|> key value
-<|stop|>`, as in training but with every query at the end of the context.  Easy
+<|stop|>`, as in training.  Each query is asked alone behind the context.  Easy
 records have keys and values of one word token; hard ones have two or three, and
 keys share their tokens, so that only the whole key tells records apart.
 """
@@ -19,11 +19,16 @@ from stdlib import documents  # noqa: E402  (training's own split)
 
 
 @dataclass
+class Query:
+    ids: np.ndarray  # record mark, key, value, stop: int32
+    value: slice  # where in ids the value stands
+    distance: int  # tokens between the record and the end of the context
+
+
+@dataclass
 class Recall:
-    ids: np.ndarray  # context, then the queries with their values, int32 [n]
-    questions: int  # position of the first query
-    answers: list  # for each query the (first, last + 1) positions of its value
-    distances: list  # tokens between the query's value and the record's
+    context: np.ndarray  # int32 [n]
+    queries: list  # each is asked alone behind the context
 
 
 class Text:
@@ -51,26 +56,19 @@ class Text:
         return [self.tokens[s : s + length + 1] for s in np.minimum(starts + shift, starts[-1])]
 
     def recall(self, length, pairs, queries, hard, seed):
-        """A context of `length` tokens with `pairs` records, of which `queries` are asked at its end."""
+        """A context of `length` tokens with `pairs` records, and queries for some of them."""
         rng = np.random.default_rng([seed, length, pairs, hard])
         start = int(rng.integers(0, len(self.tokens) - length))
-        ids = self.tokens[start : start + length].copy()
-        records = self.draw(rng, pairs, hard)
+        context = self.tokens[start : start + length].copy()
+        drawn = self.draw(rng, pairs, hard)
+        records = [np.array([self.record, *key, *value, self.stop], np.int32) for key, value in drawn]
         widest = 8
-        context = length - widest * queries
-        grid = rng.permutation(np.arange(1, context - widest, widest))[:pairs]
-        for place, (key, value) in zip(grid, records):
-            row = [self.record, *key, *value, self.stop]
-            ids[place : place + len(row)] = row
-        parts, answers, distances, at = [ids[:context]], [], [], context
-        for i in rng.choice(pairs, queries, replace=False):
-            key, value = records[i]
-            row = np.array([self.record, *key, *value, self.stop], np.int32)
-            answers.append((at + 1 + len(key), at + len(row) - 1))
-            distances.append(at - int(grid[i]))
-            parts.append(row)
-            at += len(row)
-        return Recall(np.concatenate(parts).astype(np.int32), context, answers, distances)
+        grid = rng.permutation(np.arange(1, length - widest, widest))[:pairs]
+        for place, row in zip(grid, records):
+            context[place : place + len(row)] = row
+        asked = rng.choice(pairs, queries, replace=False)
+        return Recall(context, [Query(records[i], slice(1 + len(drawn[i][0]), len(records[i]) - 1),
+                                      length - int(grid[i])) for i in asked])
 
     def draw(self, rng, count, hard):
         if not hard:

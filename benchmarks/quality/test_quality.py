@@ -54,13 +54,12 @@ def bench():
 
 def test_queries_ask_for_records_of_the_context(bench):
     task = bench.text.recall(1024, 16, 8, True, seed=1)
-    body = task.ids[: task.questions].tobytes()
-    start = task.questions
-    for first, stop in task.answers:
-        assert task.ids[start] == bench.text.record and task.ids[stop] == bench.text.stop
-        assert body.count(task.ids[start : stop + 1].tobytes()) >= 1
-        start = stop + 1
-    assert start == len(task.ids) <= 1024
+    assert len(task.context) == 1024 and len(task.queries) == 8
+    for query in task.queries:
+        assert query.ids[0] == bench.text.record and query.ids[-1] == bench.text.stop
+        place = 1024 - query.distance
+        assert (task.context[place : place + len(query.ids)] == query.ids).all()
+        assert 2 <= query.value.start - 1 <= 3 and 2 <= len(query.ids[query.value]) <= 3
 
 
 def test_reading_every_key_is_dense_attention(bench):
