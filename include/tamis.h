@@ -972,8 +972,10 @@ typedef struct tamis_cost {
   uint64_t dense_bytes;
   uint64_t dense_nanoseconds;    /* 0 while basis is NONE                                                       */
   int64_t microjoules;           /* -1: not measured, or not throughout                                         */
+  uint64_t keys_expanded;        /* of keys_dense: computed in the expanded form, as in tamis_counters; 0: all
+                                    rows took the absorbed one                                                 */
 } tamis_cost;
-#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }
+#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0 }
 
 enum {
   TAMIS_BILL_LIST = 1,    /* tokens; cached and written ones are part of the input and billed once              */

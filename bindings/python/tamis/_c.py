@@ -254,7 +254,7 @@ class Cost(Sized):  # struct tamis_cost
                 ("cache_write_tokens", c_uint64), ("cache_token_seconds", c_uint64), ("output_tokens", c_uint64),
                 ("flops", c_uint64), ("bytes", c_uint64), ("nanoseconds", c_uint64), ("cpu_nanoseconds", c_uint64),
                 ("dense_flops", c_uint64), ("dense_bytes", c_uint64), ("dense_nanoseconds", c_uint64),
-                ("microjoules", c_int64)]
+                ("microjoules", c_int64), ("keys_expanded", c_uint64)]
 
 
 class Bill(Sized):  # struct tamis_bill

@@ -326,10 +326,10 @@ def _tier(tier: Mapping[str, Any]) -> _c.PriceTier:
 class Cost:
     """What work cost: exact counts that only grow in a meter; `after - before` is what happened between.
 
-    The first six are those of `Counters`, all operators together; keys_dense is of attend alone. input_tokens
-    includes cached and written ones. dense_*: what a dense attention would have taken for the same calls;
-    dense_nanoseconds rests on `basis` ("measured", "calibrated", "analytic") and is 0 while that is None.
-    microjoules: None: not measured.
+    The first six are those of `Counters`, all operators together; keys_dense is of attend alone, keys_expanded what
+    of it was computed in the expanded form of attention. input_tokens includes cached and written ones. dense_*: what a
+    dense attention would have taken for the same calls; dense_nanoseconds rests on `basis` ("measured", "calibrated",
+    "analytic") and is 0 while that is None. microjoules: None: not measured.
     """
 
     calls: int = 0
@@ -338,6 +338,7 @@ class Cost:
     keys_selected: int = 0
     keys_attended: int = 0
     keys_dense: int = 0
+    keys_expanded: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
