@@ -532,7 +532,7 @@ typedef struct tamis_model_options {
                            speed; the same result but for rounding. 0: what 128 MiB hold, 16 to 512; at most
                            65536                                                                                */
   uint32_t one_form;    /* non-zero: rows of long prompts take the same form of attention as all others, so that
-                           the bits of logits do not depend on how a prompt is cut into calls; slower prompts   */
+                           any cut of a prompt into calls gives the same bits; slower prompts. 0: see eval      */
 } tamis_model_options;
 #define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0, 0 }
 
@@ -671,9 +671,10 @@ typedef struct tamis_eval_options {
 
 /* Extends `count` sequences of one cache, sequence j by counts[j] >= 1 tokens, those of all in order in `tokens`; a
  * prompt in pieces of any size, a decode step of many sequences, or both at once. logits: F32 [count, vocabulary], or
- * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others; how a long
- * prompt is cut into calls changes its last bits, because many tokens at once may be computed in another form (unless
- * the model was opened with one_form).
+ * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others. How a prompt
+ * is cut into calls changes no bit with one_form; without it at most the last ones (in fp32 within 1e-4 of the largest
+ * logit), because 32 and more tokens at once may take the expanded form of attention, up to a position that depends on
+ * the call's own tokens and on the instruction set. keys_expanded of the counters and of meters says which form ran.
  * A failed call leaves every sequence as it was. Errors: E_ARGUMENT (an id outside the vocabulary, more tokens than
  * max_tokens, a cache of another shape), E_FULL, E_MEMORY, E_BUDGET, E_BUSY, E_CANCELLED. */
 TAMIS_API tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens,
