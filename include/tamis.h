@@ -813,13 +813,19 @@ typedef struct tamis_architecture {
   uint32_t index_layers;       /* that score; the others reuse a selection. 0: all                              */
   uint32_t top_k;              /* 0: 2048                                                                       */
   uint32_t pooling;            /* tokens for which one index key stands. 0: 1                                   */
-  uint32_t attention_only;     /* non-zero: no linear layers; the next two are ignored                          */
+  uint32_t attention_only;     /* non-zero: no linear layers; parameters and weights are ignored                */
   double active_parameters;    /* that one token is multiplied with. 0: 36.62e9                                 */
   double weight_bytes;         /* of those parameters. 0: one for each                                          */
   double cache_bytes;          /* of the keys and values of one token in one layer. 0: 656                      */
   double index_key_bytes;      /* of one index key with its scale. 0: 132                                       */
+  double index_parameters;     /* of the indexer's own projections, not among the active ones; a token that scores keys
+                                  is multiplied with them, too. 0: 851.5e6 where active_parameters is 0, else none */
+  double head_parameters;      /* of the active ones, those of the head, which a prompt needs once. 0: counted for
+                                  every token                                                                  */
+  uint64_t weight_matrices;    /* that the active parameters are in: each takes a decode step some time beside its
+                                  bytes. 0: not counted                                                        */
 } tamis_architecture;
-#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 typedef struct tamis_machine_options {
   uint32_t size;
@@ -828,11 +834,16 @@ typedef struct tamis_machine_options {
   const char *price_per_hour; /* decimal text; NULL: no price                                                   */
   const char *currency;       /* of the price; NULL: "USD"                                                      */
   const tamis_architecture *architecture; /* at whose shapes the operators run; layers and parameters are ignored */
+  /* A model of ctx and of that architecture: a prompt of up to 512 tokens and tokens behind it are timed, too. Linear
+   * layers are predicted by what they took, and norms, routing, gates and copies as a time for each layer; `trust` of
+   * the profile says so. NULL: linear layers by products of their own, the rest not at all                     */
+  tamis_model *model;
 } tamis_machine_options;
-#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL }
+#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL, NULL }
 
 /* Measures this machine with ctx's instruction set and threads: peak rates (int8, bf16, fp32), memory, and the
- * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths; rates
+ * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths, both
+ * forms of attention, and products of one row with matrices of 0.25 to 16 MB; rates
  * and fixed times are fitted to that. One thread is timed by its own processor time, more by the wall's. Takes a few
  * seconds and about 300 MB of ctx's memory, which it gives back; its calls are counted like others.
  * Basis: CALIBRATED. Errors: E_MEMORY, E_BUDGET, E_CANCELLED, E_ARGUMENT. */

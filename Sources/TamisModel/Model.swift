@@ -23,7 +23,7 @@ package struct ModelOptions: Sendable {
 
 package final class Model: @unchecked Sendable {
   package let config: ModelConfig
-  private let context: Context
+  let context: Context
   private let options: ModelOptions
   private let store: WeightStore
   private let embeddings: Tensor  // [vocabulary, hidden]
