@@ -167,10 +167,14 @@ extension Predictor {
     return perKey(.sparse, architecture.indexFlopsPerPair, bytes, rates(phase).indexer)
   }
 
-  /// Attention over every key in the expanded form, with this row's share of making the keys and values of each.
+  /// Attention over every key in the expanded form, with this row's share of making the keys and values of each. A chunk
+  /// makes those that its last row sees, which are half a chunk more than its mean row's.
   private func expanded(_ path: Path, _ rate: MachineProfile.Rate, _ phase: PhaseKind) -> Way {
     let flops = architecture.expandedFlopsPerPair + architecture.expansionFlops / readers(phase)
-    return perKey(path, flops, architecture.cacheBytesPerToken / readers(phase), rate)
+    var way = perKey(path, flops, architecture.cacheBytesPerToken / readers(phase), rate)
+    way.flops.fixed = architecture.expansionFlops / 2
+    way.seconds.fixed = way.flops.fixed / machine.flopsPerSecond(rate)
+    return way
   }
 
   /// Attention over every key where the profile knows one form: expanded in prefill, absorbed in decode.

@@ -158,7 +158,7 @@ private func machine(
   }
 
   /// By hand: 4 heads of 80 and 64 dims or of 48 and 32, two layers, W_UK and W_UV with 32,768 multiply-adds, 64 rows to
-  /// an expansion; 1 GFLOP/s, half of it in the expanded form.
+  /// an expansion; 1 GFLOP/s, 0.8 of it in the expanded form.
   @Test func theCheaperFormIsPredicted() throws {
     let model = try Architecture(
       name: "", layers: 2, heads: 4, absorbed: .init(key: 80, value: 64), expanded: .init(key: 48, value: 32),
@@ -174,20 +174,20 @@ private func machine(
     }
     let machine = try MachineProfile(
       name: "", source: "", date: "", basis: .calibrated, peaks: .init(eightBit: 0, sixteenBit: 1e9, float32: 0),
-      memoryBytesPerSecond: 1e12, prefill: phase(.init(.sixteenBit, 0.5), 0), decode: phase(nil, 1e-6),
+      memoryBytesPerSecond: 1e12, prefill: phase(.init(.sixteenBit, 0.8), 0), decode: phase(nil, 1e-6),
       pricePerHour: nil, trust: .init(low: 1, high: 1, ratio: 0, note: ""))
     let predictor = Predictor(model, on: machine, chunk: 64)
     let nanoseconds = { (keys: Int, kind: PhaseKind, mode: Mode) -> Int in
       Int((predictor.curve(kind, mode).seconds(at: keys) * 1e9).rounded())
     }
-    // Absorbed: 2 * 4 * (80 + 64) * 2 a pair; expanded: 2 * 4 * (48 + 32) * 2 and 65,536 / 64, at half the rate. A score
-    // takes 2 * 16 * 2, the indexer's projections 10,000.
-    let (absorbed, expanded, score, index) = (2304, 2 * (1280 + 1024), 64, 10_000)
-    // A prompt without the head; expanded without the token's own products and with a microsecond for each layer, so
-    // that the forms cross at (65,536 - 2,000) / 2,304 = 27.6 keys.
-    let (plain, expanding) = (180_000, 180_000 - 65_536 + 2000)
-    #expect(nanoseconds(27, .prefill, .dense) == expanding + 27 * expanded)
-    #expect(nanoseconds(28, .prefill, .dense) == plain + 28 * absorbed)
+    // Absorbed: 2 * 4 * (80 + 64) * 2 a pair; expanded: 2 * 4 * (48 + 32) * 2 and 65,536 / 64, at 0.8 of the rate. A
+    // score takes 2 * 16 * 2, the indexer's projections 10,000.
+    let (absorbed, expanded, score, index) = (2304, 2880, 64, 10_000)
+    // A prompt without the head; expanded without the token's own products, with half a chunk of keys made beyond its
+    // own (32,768 at 0.8) and a microsecond for each layer, so that the forms cross at 22,576 / 576 = 39.2 keys.
+    let (plain, expanding) = (180_000, 180_000 - 65_536 + 40_960 + 2000)
+    #expect(nanoseconds(39, .prefill, .dense) == expanding + 39 * expanded)
+    #expect(nanoseconds(40, .prefill, .dense) == plain + 40 * absorbed)
     // 8 keys gathered of 100 that are scored; few enough are cheaper masked.
     #expect(nanoseconds(100, .prefill, .sparse) == plain + index + 8 * absorbed + 100 * score)
     #expect(nanoseconds(4, .prefill, .sparse) == expanding + index + 4 * (expanded + score))
