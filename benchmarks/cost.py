@@ -9,9 +9,12 @@ Keys are cold, as in a model whose other layers were read in between: each call 
     python benchmarks/cost.py --isa avx512 --threads 1 --out docs/benchmarks/cost-avx512-1
 
 With `--checkpoint DIRECTORY` a whole model instead: prompts from their first to their last token, and one decoded token
-behind them. That is a harder question: norms, routing and copies are not predicted.
+behind them. The machine is then measured with a few of the model's own steps (a prompt of 512 tokens and tokens behind
+it), so what is predicted is how its time grows with the context; with `--no-steps` it is not, and norms, routing, gates
+and copies are left out.
 
-    python benchmarks/cost.py --checkpoint DIRECTORY --most 4096    # benchmarks/model.py --checkpoint makes one
+    python benchmarks/cost.py --checkpoint DIRECTORY --most 8192    # benchmarks/model.py --checkpoint makes one
+    python benchmarks/cost.py --checkpoint DIRECTORY --rounds 2 --out docs/benchmarks/cost-model-1
 
 The bar is 20 %. Both sides take the best of several runs: on a machine that others share that is what repeats, and where
 it does not, `--rounds 3` measures machine and layer in turns and keeps the best of each.
@@ -122,7 +125,7 @@ def compare(ctx, threads, memory, machine, contexts, seconds):
                        "measured_ms": 1e3 * found, "predicted_ms": 1e3 * guess, "error": guess / found - 1}
 
 
-def whole_model(ctx, threads, directory, machine, architecture, contexts):
+def whole_model(threads, model, machine, architecture, contexts):
     """A model's prompts and decoded tokens, as rows of `compare`."""
     clock = time.thread_time if threads == 1 else time.perf_counter
 
@@ -131,14 +134,16 @@ def whole_model(ctx, threads, directory, machine, architecture, contexts):
         call(*arguments, **options)
         return clock() - began
 
-    with tamis.Model(directory, ctx) as model, model.cache() as cache:
+    with model.cache() as cache:
         for keys in contexts:
             tokens = (np.arange(keys, dtype=np.int32) * 7919 + 13) % model.info.vocabulary
             for mode in ("automatic", "dense"):
+                if mode == "dense" and keys > 16384:
+                    continue  # many minutes, and a parabola
                 with cache.sequence() as sequence:
                     prompt, token = seconds(model.eval, sequence, tokens, attention=mode), []
-                    for _ in range(6):
-                        token.append(seconds(model.eval, sequence, [5], attention=mode))
+                    for i in range(8):  # other tokens choose other experts
+                        token.append(seconds(model.eval, sequence, [(5 + 31 * i) % model.info.vocabulary], attention=mode))
                         sequence.truncate(keys)
                 guess = machine.request(keys, 1, mode=mode, architecture=architecture)
                 for phase, found, predicted in (("prompt", prompt, guess.prefill_seconds),
@@ -164,21 +169,24 @@ def main():
     options.add_argument("--seconds", type=float, default=0.6, help="for each figure")
     options.add_argument("--most", type=int, default=CONTEXTS[-1], help="longest context")
     options.add_argument("--checkpoint", default=None, help="a model's directory: all of it, not one layer's attention")
+    options.add_argument("--no-steps", action="store_true", help="measure the machine without the model's own steps")
     options.add_argument("--out", default=None, help="write OUT.csv and OUT.json (the machine's profile)")
     args = options.parse_args()
 
     ctx = tamis.Context(threads=args.threads, isa=args.isa)
     print(ctx.describe())
     memory = None if args.checkpoint else Memory(ctx)
-    layer = tamis.Architecture.from_config(args.checkpoint, bytes_per_weight=2) if args.checkpoint else LAYER
-    contexts = [keys for keys in CONTEXTS if keys <= args.most]
+    layer = tamis.Architecture.from_config(args.checkpoint) if args.checkpoint else LAYER
+    model = tamis.Model(args.checkpoint, ctx) if args.checkpoint else None
+    most = min(args.most, model.info.max_tokens - 8) if model else args.most
+    contexts = [keys for keys in CONTEXTS if keys <= most]
     rounds = []
     for _ in range(args.rounds):
         began = time.perf_counter()
-        machine = tamis.Machine.measure(ctx, architecture=layer)
+        machine = tamis.Machine.measure(ctx, architecture=layer, model=None if args.no_steps else model)
         print(f"machine measured in {time.perf_counter() - began:.1f} s")
-        if args.checkpoint:
-            rounds.append(list(whole_model(ctx, args.threads, args.checkpoint, machine, layer, contexts)))
+        if model:
+            rounds.append(list(whole_model(args.threads, model, machine, layer, contexts)))
         else:
             rounds.append(list(compare(ctx, args.threads, memory, machine, contexts, args.seconds)))
     rows = list(best_of(rounds))
@@ -193,7 +201,8 @@ def main():
     print(summary)
     if args.out:
         with open(args.out + ".csv", "w", newline="") as file:
-            file.write(f"# {ctx.describe()}; {args.rounds} rounds; {summary}\n")
+            what = f"{model.describe()}; {'without' if args.no_steps else 'with'} steps of its own; " if model else ""
+            file.write(f"# {ctx.describe()}; {what}{args.rounds} rounds; {summary}\n")
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows({n: round(v, 5) if isinstance(v, float) else v for n, v in row.items()} for row in rows)

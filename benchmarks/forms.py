@@ -17,12 +17,15 @@ import numpy as np
 import tamis
 
 
-def seconds(ctx, call):
-    """Of attention and projections."""
+def seconds(ctx, threads, call):
+    """Of attention and projections: one thread's own processor time, which other programs do not add to; the wall's with
+    more threads."""
     before = [ctx.counters(name) for name in ("attend", "project")]
     call()
     after = [ctx.counters(name) for name in ("attend", "project")]
-    return sum(b.wall_seconds - a.wall_seconds for a, b in zip(before, after)), after[0].keys_expanded - before[0].keys_expanded
+    spent = [b - a for a, b in zip(before, after)]
+    taken = sum(each.cpu_seconds if threads == 1 else each.wall_seconds for each in spent)
+    return taken, spent[0].keys_expanded
 
 
 def main():
@@ -42,9 +45,9 @@ def main():
             print(f"{'position':>9} {'expanded ms':>12} {'absorbed ms':>12}  the rule")
             for first in range(0, arguments.context, arguments.piece):
                 piece = ids[first:first + arguments.piece].astype(np.int32)
-                expanded, _ = seconds(ctx, lambda: model.eval(sequences[0], piece, attention="dense"))
-                absorbed, _ = seconds(ctx, lambda: one.eval(sequences[1], piece))
-                _, pairs = seconds(ctx, lambda: model.eval(sequences[2], piece))
+                expanded, _ = seconds(ctx, arguments.threads, lambda: model.eval(sequences[0], piece, attention="dense"))
+                absorbed, _ = seconds(ctx, arguments.threads, lambda: one.eval(sequences[1], piece))
+                _, pairs = seconds(ctx, arguments.threads, lambda: model.eval(sequences[2], piece))
                 rows.append({"position": first, "expanded_ms": 1e3 * expanded, "absorbed_ms": 1e3 * absorbed,
                              "rule": "expanded" if pairs else "absorbed"})
                 print(f"{first:>9} {1e3 * expanded:>12.1f} {1e3 * absorbed:>12.1f}  {rows[-1]['rule']}", flush=True)

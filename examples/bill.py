@@ -16,8 +16,8 @@ text = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else root / "include" / "ta
 model = tamis.Model(directory)
 tokens = model.tokenize(text)[: model.info.max_tokens - 32]
 
-# What this machine can do at this model's shapes; what it costs an hour is what you pay.
-machine = tamis.Machine.measure(model.ctx, architecture=tamis.Architecture.from_config(directory))
+# What this machine can do at this model's shapes and in its own steps; what it costs an hour is what you pay.
+machine = tamis.Machine.measure(model.ctx, architecture=tamis.Architecture.from_config(directory), model=model)
 prices = tamis.Prices(input="0.28", cached="0.028", output="0.42", machine_hour="0.10")
 
 # A tenant may spend a cent and 10,000 tokens; a request asks before any work is done.

@@ -532,7 +532,7 @@ typedef struct tamis_model_options {
                            speed; the same result but for rounding. 0: what 128 MiB hold, 16 to 512; at most
                            65536                                                                                */
   uint32_t one_form;    /* non-zero: rows of long prompts take the same form of attention as all others, so that
-                           the bits of logits do not depend on how a prompt is cut into calls; slower prompts   */
+                           any cut of a prompt into calls gives the same bits; slower prompts. 0: see eval      */
 } tamis_model_options;
 #define TAMIS_MODEL_OPTIONS_INIT { sizeof(tamis_model_options), 0, 0, 0 }
 
@@ -671,9 +671,10 @@ typedef struct tamis_eval_options {
 
 /* Extends `count` sequences of one cache, sequence j by counts[j] >= 1 tokens, those of all in order in `tokens`; a
  * prompt in pieces of any size, a decode step of many sequences, or both at once. logits: F32 [count, vocabulary], or
- * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others; how a long
- * prompt is cut into calls changes its last bits, because many tokens at once may be computed in another form (unless
- * the model was opened with one_form).
+ * [sum of counts, vocabulary] with all_logits, or NULL. The bits of a sequence do not depend on the others. How a prompt
+ * is cut into calls changes no bit with one_form; without it at most the last ones (in fp32 within 1e-4 of the largest
+ * logit), because 32 and more tokens at once may take the expanded form of attention, up to a position that depends on
+ * the call's own tokens and on the instruction set. keys_expanded of the counters and of meters says which form ran.
  * A failed call leaves every sequence as it was. Errors: E_ARGUMENT (an id outside the vocabulary, more tokens than
  * max_tokens, a cache of another shape), E_FULL, E_MEMORY, E_BUDGET, E_BUSY, E_CANCELLED. */
 TAMIS_API tamis_status tamis_model_eval(tamis_model *model, tamis_seq *const *seqs, const int32_t *tokens,
@@ -812,13 +813,19 @@ typedef struct tamis_architecture {
   uint32_t index_layers;       /* that score; the others reuse a selection. 0: all                              */
   uint32_t top_k;              /* 0: 2048                                                                       */
   uint32_t pooling;            /* tokens for which one index key stands. 0: 1                                   */
-  uint32_t attention_only;     /* non-zero: no linear layers; the next two are ignored                          */
+  uint32_t attention_only;     /* non-zero: no linear layers; parameters and weights are ignored                */
   double active_parameters;    /* that one token is multiplied with. 0: 36.62e9                                 */
   double weight_bytes;         /* of those parameters. 0: one for each                                          */
   double cache_bytes;          /* of the keys and values of one token in one layer. 0: 656                      */
   double index_key_bytes;      /* of one index key with its scale. 0: 132                                       */
+  double index_parameters;     /* of the indexer's own projections, not among the active ones; a token that scores keys
+                                  is multiplied with them, too. 0: 851.5e6 where active_parameters is 0, else none */
+  double head_parameters;      /* of the active ones, those of the head, which a prompt needs once. 0: counted for
+                                  every token                                                                  */
+  uint64_t weight_matrices;    /* that the active parameters are in: each takes a decode step some time beside its
+                                  bytes. 0: not counted                                                        */
 } tamis_architecture;
-#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TAMIS_ARCHITECTURE_INIT { sizeof(tamis_architecture), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 typedef struct tamis_machine_options {
   uint32_t size;
@@ -827,11 +834,16 @@ typedef struct tamis_machine_options {
   const char *price_per_hour; /* decimal text; NULL: no price                                                   */
   const char *currency;       /* of the price; NULL: "USD"                                                      */
   const tamis_architecture *architecture; /* at whose shapes the operators run; layers and parameters are ignored */
+  /* A model of ctx and of that architecture: a prompt of up to 512 tokens and tokens behind it are timed, too. Linear
+   * layers are predicted by what they took, and norms, routing, gates and copies as a time for each layer; `trust` of
+   * the profile says so. NULL: linear layers by products of their own, the rest not at all                     */
+  tamis_model *model;
 } tamis_machine_options;
-#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL }
+#define TAMIS_MACHINE_OPTIONS_INIT { sizeof(tamis_machine_options), NULL, NULL, NULL, NULL, NULL, NULL }
 
 /* Measures this machine with ctx's instruction set and threads: peak rates (int8, bf16, fp32), memory, and the
- * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths; rates
+ * operators at the architecture's shapes with BF16 latents and INT8 index keys, cold, at several context lengths, both
+ * forms of attention, and products of one row with matrices of 0.25 to 16 MB; rates
  * and fixed times are fitted to that. One thread is timed by its own processor time, more by the wall's. Takes a few
  * seconds and about 300 MB of ctx's memory, which it gives back; its calls are counted like others.
  * Basis: CALIBRATED. Errors: E_MEMORY, E_BUDGET, E_CANCELLED, E_ARGUMENT. */
@@ -972,8 +984,10 @@ typedef struct tamis_cost {
   uint64_t dense_bytes;
   uint64_t dense_nanoseconds;    /* 0 while basis is NONE                                                       */
   int64_t microjoules;           /* -1: not measured, or not throughout                                         */
+  uint64_t keys_expanded;        /* of keys_dense: computed in the expanded form, as in tamis_counters; 0: all
+                                    rows took the absorbed one                                                 */
 } tamis_cost;
-#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }
+#define TAMIS_COST_INIT { sizeof(tamis_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0 }
 
 enum {
   TAMIS_BILL_LIST = 1,    /* tokens; cached and written ones are part of the input and billed once              */

@@ -3,6 +3,7 @@
 public import CTamis
 import TamisFormats
 import TamisMeter
+import TamisModel
 import TamisOperators
 import TamisRuntime
 
@@ -22,20 +23,44 @@ public func tamis_machine_measure(
     let price = try text(given.price_per_hour, "price_per_hour").map { amount throws(TamisError) in
       try MachinePrice(name: name, perHour: Money(Decimal(parsing: amount), currency)).perHour
     }
-    let profile = try measure(context, model).profile(name: name, date: date, pricePerHour: price)
+    let timed: TextModel? = try given.model == nil ? nil : object(given.model, "model")
+    guard timed == nil || timed?.context === context else {
+      throw TamisError(.argument, "options: model is of another context than ctx")
+    }
+    let profile = try measure(context, model, timed?.decoder).profile(name: name, date: date, pricePerHour: price)
     machine.pointee = handle(Box(profile))
   }
 }
 
 /// The peaks, then each operator at a few sizes, one query row and many.
-private func measure(_ context: Context, _ model: Architecture) throws(TamisError) -> Calibration {
+private func measure(
+  _ context: Context, _ model: Architecture, _ timed: Model?
+) throws(TamisError) -> Calibration {
   let limits = try Limits.measure(context, threads: context.threads)
   let peaks = MachineProfile.Peaks(
     eightBit: 2 * limits.int8, sixteenBit: 2 * limits.bf16, float32: 2 * limits.f32)
   var found = Calibration(peaks: peaks, memory: limits.memory)
   found.decode = try phase(context, model, rows: 1, keys: [512, 4096, 32_768])
   found.prefill = try phase(context, model, rows: 64, keys: [256, 1024, 8192])
+  guard let timed else { return found }
+  let steps = try timed.timeSteps()
+  found.prefill.steps = calibrationSteps(steps.prompt, timed.config, model)
+  found.decode.steps = calibrationSteps(steps.token, timed.config, model)
+  found.model = "a \(timed.config.family.name)"
   return found
+}
+
+private func calibrationSteps(_ step: TimedStep, _ config: ModelConfig, _ model: Architecture) -> Calibration.Steps {
+  var steps = Calibration.Steps()
+  steps.rows = step.rows
+  steps.layers = config.layers
+  steps.matrices = model.matrices
+  steps.flops = step.linearFlops
+  // As a prediction counts them; what is read and written beside the weights is little.
+  steps.bytes = model.weightBytes + model.indexProjectionBytes
+  steps.seconds = step.linearSeconds
+  steps.others = step.seconds - step.linearSeconds - step.selectionSeconds - step.attentionSeconds
+  return steps
 }
 
 private func phase(
@@ -71,7 +96,38 @@ private func phase(
     let timing = try trial.linear(inputs: 1024, outputs: outputs)
     phase.linear.append(run(timing, rows, flops: 2 * 1024, bytes: 0, pairs: outputs))
   }
+  if rows == 1 {
+    for outputs in [128, 512, 2048, 8192] {
+      let timing = try trial.cold(inputs: 1024, outputs: outputs)
+      phase.weights.append(
+        Calibration.Run(
+          flops: 2 * 1024 * Double(outputs), bytes: 0, seconds: timing.seconds, spread: timing.spread))
+    }
+  } else {
+    try expand(trial, model, to: &phase.expanded)
+  }
   return phase
+}
+
+/// Attention in the expanded form where the architecture has one: FLOP of the pairs and of making keys and values.
+private func expand(
+  _ trial: Trial, _ model: Architecture, to runs: inout [Calibration.Run]
+) throws(TamisError) {
+  let (rows, layers) = (256, Double(model.layers))
+  guard model.expansionFlops > 0 else { return }
+  let rope = model.absorbed.key &- model.absorbed.value
+  let shape = ExpandedShape(
+    heads: model.heads, latent: model.absorbed.value, nope: model.expanded.key &- rope, rope: rope,
+    value: model.expanded.value, scale: 0.01)
+  for keys in [512, 1024, 4096] where try trial.holds(shape, keys: keys) {
+    let timing = try trial.expanded(shape, rows: rows, keys: keys)
+    let pairs = Double(keys) - Double(rows &- 1) / 2
+    let flops =
+      pairs * model.expandedFlopsPerPair / layers + Double(keys) * model.expansionFlops / layers / Double(rows)
+    runs.append(
+      Calibration.Run(flops: flops, bytes: 0, seconds: timing.seconds / Double(rows), spread: timing.spread))
+    if timing.seconds > 0.5 { break }
+  }
 }
 
 /// A timing of `rows` query rows that compared `pairs` keys each, for one row.

@@ -19,6 +19,8 @@ func architecture(_ pointer: UnsafePointer<tamis_architecture>?) throws(TamisErr
     value: or(given.expanded_value_dim, given.value_dim == 0 ? usual.expanded.value : absorbed.value))
   let parameters = given.active_parameters == 0 ? usual.activeParameters : given.active_parameters
   let linear = given.attention_only == 0
+  // Where the active parameters are DeepSeek-V3.2's, the indexer's projections are, too.
+  let index = given.active_parameters == 0 && given.index_parameters == 0 ? usual.indexParameters : given.index_parameters
   return try Architecture(
     name: usual.name, layers: layers, heads: or(given.heads, usual.heads), absorbed: absorbed, expanded: expanded,
     indexer: Architecture.Indexer(
@@ -28,7 +30,9 @@ func architecture(_ pointer: UnsafePointer<tamis_architecture>?) throws(TamisErr
       keyBytes: given.index_key_bytes == 0 ? usual.indexer.keyBytes : given.index_key_bytes),
     activeParameters: linear ? parameters : 0,
     weightBytes: linear ? (given.weight_bytes == 0 ? parameters : given.weight_bytes) : 0,
-    cacheBytes: given.cache_bytes == 0 ? usual.cacheBytes : given.cache_bytes)
+    cacheBytes: given.cache_bytes == 0 ? usual.cacheBytes : given.cache_bytes,
+    indexParameters: linear ? index : 0, headParameters: linear ? given.head_parameters : 0,
+    matrices: linear ? Int(clamping: given.weight_matrices) : 0)
 }
 
 func mode(_ number: Int64) throws(TamisError) -> Mode {

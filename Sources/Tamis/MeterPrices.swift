@@ -146,6 +146,7 @@ func cost(_ pointer: UnsafePointer<tamis_cost>?) throws(TamisError) -> Cost {
   cost.keysSelected = given.keys_selected
   cost.keysAttended = given.keys_attended
   cost.keysDense = given.keys_dense
+  cost.keysExpanded = given.keys_expanded
   cost.inputTokens = given.input_tokens
   cost.cachedTokens = given.cached_tokens
   cost.cacheWriteTokens = given.cache_write_tokens
@@ -192,7 +193,7 @@ func record(_ cost: Cost, size: Int) -> tamis_cost {
     output_tokens: cost.outputTokens, flops: UInt64(clamping: cost.flops), bytes: UInt64(clamping: cost.bytes),
     nanoseconds: cost.nanoseconds, cpu_nanoseconds: cost.cpuNanoseconds, dense_flops: UInt64(clamping: cost.denseFlops),
     dense_bytes: UInt64(clamping: cost.denseBytes), dense_nanoseconds: cost.denseNanoseconds ?? 0,
-    microjoules: cost.microjoules.map { Int64(clamping: $0) } ?? -1)
+    microjoules: cost.microjoules.map { Int64(clamping: $0) } ?? -1, keys_expanded: cost.keysExpanded)
 }
 
 @_cdecl("tamis_prices_bill") @implementation

@@ -20,6 +20,12 @@ package struct Architecture: Sendable, Equatable {
   package let weightBytes: Double
   /// Bytes of keys and values of one token in one layer.
   package let cacheBytes: Double
+  /// Of the indexer's own projections, beside the active ones: a token that scores keys is multiplied with them, too.
+  package let indexParameters: Double
+  /// Of the active ones, those of the head, which of a prompt only its last token needs; 0: counted for every token.
+  package let headParameters: Double
+  /// Matrices that the active parameters are in; 0: not known.
+  package let matrices: Int
 
   package struct CoreShape: Sendable, Equatable {
     package let key: Int
@@ -53,7 +59,8 @@ package struct Architecture: Sendable, Equatable {
 
   package init(
     name: String, layers: Int, heads: Int, absorbed: CoreShape, expanded: CoreShape, indexer: Indexer,
-    activeParameters: Double, weightBytes: Double, cacheBytes: Double
+    activeParameters: Double, weightBytes: Double, cacheBytes: Double, indexParameters: Double = 0,
+    headParameters: Double = 0, matrices: Int = 0
   ) throws(TamisError) {
     self.name = name
     self.layers = layers
@@ -64,6 +71,9 @@ package struct Architecture: Sendable, Equatable {
     self.activeParameters = activeParameters
     self.weightBytes = weightBytes
     self.cacheBytes = cacheBytes
+    self.indexParameters = indexParameters
+    self.headParameters = headParameters
+    self.matrices = matrices
     try validate()
   }
 
@@ -76,9 +86,15 @@ package struct Architecture: Sendable, Equatable {
     guard indexer.layers <= layers else {
       throw TamisError(.argument, "architecture: \(indexer.layers) indexer layers, expected at most \(layers)")
     }
-    let amounts = [activeParameters, weightBytes, cacheBytes, indexer.keyBytes]
+    let amounts = [activeParameters, weightBytes, cacheBytes, indexer.keyBytes, indexParameters, headParameters]
     guard amounts.allSatisfy({ $0.isFinite && $0 >= 0 && $0 <= 1e18 }) else {
       throw TamisError(.argument, "architecture: parameters or bytes are out of range, expected 0 to 1e18")
+    }
+    guard headParameters <= activeParameters else {
+      throw TamisError(.argument, "architecture: more parameters in the head than active ones, which include them")
+    }
+    guard matrices >= 0, matrices <= 1 << 40 else {
+      throw TamisError(.argument, "architecture: \(matrices) matrices, expected 0 to 2^40")
     }
   }
 }
@@ -92,6 +108,18 @@ extension Architecture {
     2 * Double(indexer.heads) * Double(indexer.dim) * Double(indexer.layers) / Double(indexer.pooling)
   }
   package var linearFlopsPerToken: Double { 2 * activeParameters }
+  package var indexProjectionFlopsPerToken: Double { 2 * indexParameters }
+  /// Held as the active ones are.
+  package var indexProjectionBytes: Double {
+    activeParameters > 0 ? indexParameters * weightBytes / activeParameters : 0
+  }
+  /// W_UK and W_UV of all heads with one latent: what a token's own products with them take in the absorbed form, and
+  /// making the keys and values of one token in the expanded one. 0 where the two forms are the same.
+  package var expansionFlops: Double {
+    let nope = expanded.key &- (absorbed.key &- absorbed.value)
+    guard expanded != absorbed, absorbed.key >= absorbed.value, nope > 0 else { return 0 }
+    return 2 * Double(heads) * Double(absorbed.value) * Double(nope &+ expanded.value) * Double(layers)
+  }
   package var cacheBytesPerToken: Double { cacheBytes * Double(layers) }
   package var indexBytesPerToken: Double { indexer.keyBytes * Double(indexer.layers) / Double(indexer.pooling) }
 
@@ -104,11 +132,13 @@ extension Architecture {
 
 extension Architecture {
   /// DeepSeek-V3.2: 36.62 B active parameters held in FP8, a latent cache of 656 bytes (FP8) for each token and layer.
+  /// In each layer the indexer projects 1,536 dims to 64 heads of 128, and 7,168 dims to a key of 128 and 64 weights.
   package static func deepSeekV32() throws(TamisError) -> Architecture {
     try Architecture(
       name: "DeepSeek-V3.2", layers: 61, heads: 128, absorbed: CoreShape(key: 576, value: 512),
       expanded: CoreShape(key: 192, value: 128),
       indexer: Indexer(heads: 64, dim: 128, topK: 2048, layers: 61, keyBytes: 132),
-      activeParameters: 36.62e9, weightBytes: 36.62e9, cacheBytes: 656)
+      activeParameters: 36.62e9, weightBytes: 36.62e9, cacheBytes: 656,
+      indexParameters: 61 * (1536 * 64 * 128 + 7168 * (128 + 64)))
   }
 }

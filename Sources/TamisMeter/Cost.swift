@@ -13,6 +13,8 @@ package struct Cost: Sendable, Equatable {
   package var keysAttended: UInt64 = 0
   /// Comparisons a dense attention would have made.
   package var keysDense: UInt64 = 0
+  /// Of those, what the expanded form of attention computed, masked ones included.
+  package var keysExpanded: UInt64 = 0
   /// Includes `cachedTokens`.
   package var inputTokens: UInt64 = 0
   package var cachedTokens: UInt64 = 0
@@ -40,6 +42,7 @@ package struct Cost: Sendable, Equatable {
     keysSelected = sample.keysSelected
     keysAttended = sample.keysAttended
     keysDense = sample.keysDense
+    keysExpanded = sample.keysExpanded
     flops = UInt128(sample.flops)
     bytes = UInt128(sample.bytes)
     nanoseconds = sample.wallNanoseconds
@@ -129,6 +132,7 @@ extension Cost {
     result.keysSelected = try rule.apply(keysSelected, other.keysSelected)
     result.keysAttended = try rule.apply(keysAttended, other.keysAttended)
     result.keysDense = try rule.apply(keysDense, other.keysDense)
+    result.keysExpanded = try rule.apply(keysExpanded, other.keysExpanded)
     result.inputTokens = try rule.apply(inputTokens, other.inputTokens)
     result.cachedTokens = try rule.apply(cachedTokens, other.cachedTokens)
     result.cacheWriteTokens = try rule.apply(cacheWriteTokens, other.cacheWriteTokens)

@@ -69,6 +69,9 @@ extension Cost {
       Figure(name: "keys_selected", help: "Query-key pairs selected for attention.", value: "\(keysSelected)"),
       Figure(name: "keys_attended", help: "Query-key pairs attention compared.", value: "\(keysAttended)"),
       Figure(name: "keys_dense", help: "Query-key pairs a dense attention would have compared.", value: "\(keysDense)"),
+      Figure(
+        name: "keys_expanded", help: "Of those, pairs that the expanded form of attention computed, masked ones included.",
+        value: "\(keysExpanded)"),
       Figure(name: "input_tokens", help: "Input tokens, cached ones included.", value: "\(inputTokens)"),
       Figure(name: "cached_tokens", help: "Input tokens that were read from a cache.", value: "\(cachedTokens)"),
       Figure(name: "cache_write_tokens", help: "Input tokens that were written to a cache.", value: "\(cacheWriteTokens)"),

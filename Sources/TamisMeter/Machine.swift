@@ -85,24 +85,38 @@ package struct MachineProfile: Sendable, Equatable {
     /// Dense arithmetic behind the indexer's mask: exact DSA without a gather. nil: not done in this phase.
     package let masked: Rate?
     package let sparse: Rate
+    /// Attention in the expanded form, masked or not, together with making keys and values; then `dense` is that of
+    /// the absorbed one, and the cheaper one is taken. nil: not known; `dense` stands for the form usual in the phase.
+    package let expanded: Rate?
+    /// Bytes/s at which linear layers read their weights; 0: the memory's.
+    package let linearBytesPerSecond: Double
+    /// Seconds that a step takes for each matrix of weights beyond that.
+    package let secondsPerMatrix: Double
     /// Seconds for each token beyond its arithmetic.
     package let overhead: Double
     /// Seconds for each token and layer that attention takes whatever it attends to.
     package let overheadPerLayer: Double
     /// Seconds for each token and layer that sparse attention adds before any key is scored.
     package let sparseOverheadPerLayer: Double
+    /// Seconds for each token and layer that the expanded form adds; below 0: that it saves.
+    package let expandedOverheadPerLayer: Double
     package init(
-      linear: Rate, indexer: Rate, dense: Rate, masked: Rate?, sparse: Rate, overhead: Double,
-      overheadPerLayer: Double = 0, sparseOverheadPerLayer: Double
+      linear: Rate, indexer: Rate, dense: Rate, masked: Rate?, sparse: Rate, expanded: Rate? = nil,
+      linearBytesPerSecond: Double = 0, secondsPerMatrix: Double = 0, overhead: Double, overheadPerLayer: Double = 0,
+      sparseOverheadPerLayer: Double, expandedOverheadPerLayer: Double = 0
     ) {
       self.linear = linear
       self.indexer = indexer
       self.dense = dense
       self.masked = masked
       self.sparse = sparse
+      self.expanded = expanded
+      self.linearBytesPerSecond = linearBytesPerSecond
+      self.secondsPerMatrix = secondsPerMatrix
       self.overhead = overhead
       self.overheadPerLayer = overheadPerLayer
       self.sparseOverheadPerLayer = sparseOverheadPerLayer
+      self.expandedOverheadPerLayer = expandedOverheadPerLayer
     }
   }
 
@@ -176,15 +190,19 @@ extension MachineProfile {
   }
 
   private func check(_ phase: Phase) throws(TamisError) {
-    for rate in [phase.linear, phase.indexer, phase.dense, phase.masked ?? phase.dense, phase.sparse] {
+    let (masked, expanded) = (phase.masked ?? phase.dense, phase.expanded ?? phase.dense)
+    for rate in [phase.linear, phase.indexer, phase.dense, masked, phase.sparse, expanded] {
       try MachineProfile.check(rate.efficiency, "an efficiency", 1e-6, 1.5)
       guard peaks[rate.precision] >= 1 else {
         throw TamisError(.argument, "machine: a part uses a precision without a peak rate")
       }
     }
+    try MachineProfile.check(phase.linearBytesPerSecond, "the bandwidth of linear layers", 0, 1e18)
+    try MachineProfile.check(phase.secondsPerMatrix, "an overhead", 0, 3600)
     try MachineProfile.check(phase.overhead, "an overhead", 0, 3600)
     try MachineProfile.check(phase.overheadPerLayer, "an overhead", 0, 3600)
     try MachineProfile.check(phase.sparseOverheadPerLayer, "an overhead", 0, 3600)
+    try MachineProfile.check(phase.expandedOverheadPerLayer, "an overhead", -phase.overheadPerLayer, 3600)
   }
 
   private static func check(_ value: Double, _ what: String, _ low: Double, _ high: Double) throws(TamisError) {
@@ -199,21 +217,24 @@ extension MachineProfile {
 extension MachineProfile {
   /// NVIDIA H800 at 2 USD an hour as DeepSeek used it for Figure 3 of DeepSeek_V3_2.pdf. The shares of the peaks were
   /// read off the figure's four curves. The constant parts are the linear layers of DeepSeek-V3.2 (73.24 GFLOP at the
-  /// 8-bit peak) in 95.17 µs (prefill) and 126.90 µs (decode) and, for the indexer, 14.83 and 44.44 µs over 61 layers.
+  /// 8-bit peak) in 95.17 µs (prefill) and 126.90 µs (decode) and, for the indexer, 14.83 and 44.44 µs over 61 layers,
+  /// its projections included.
   package static func h800() throws(TamisError) -> MachineProfile {
     let eightBit = 1979e12
-    let linearFlops = 73.24e9
+    let model = try Architecture.deepSeekV32()
+    let linearFlops = model.linearFlopsPerToken
+    let projections = model.indexProjectionFlopsPerToken / linearFlops
     return try MachineProfile(
       name: "H800", source: "DeepSeek_V3_2.pdf, Figure 3", date: "2025-09-29", basis: .analytic,
       peaks: Peaks(eightBit: eightBit, sixteenBit: 989.5e12, float32: 0), memoryBytesPerSecond: 0,
       prefill: Phase(
         linear: Rate(.eightBit, linearFlops / (95.17e-6 * eightBit)), indexer: Rate(.eightBit, 0.4),
         dense: Rate(.sixteenBit, 0.6), masked: Rate(.sixteenBit, 0.55), sparse: Rate(.sixteenBit, 0.5734), overhead: 0,
-        sparseOverheadPerLayer: 14.83e-6 / 61),
+        sparseOverheadPerLayer: (14.83e-6 - projections * 95.17e-6) / 61),
       decode: Phase(
         linear: Rate(.eightBit, linearFlops / (126.90e-6 * eightBit)), indexer: Rate(.eightBit, 0.35),
         dense: Rate(.sixteenBit, 0.6), masked: nil, sparse: Rate(.sixteenBit, 0.4), overhead: 0,
-        sparseOverheadPerLayer: 44.44e-6 / 61),
+        sparseOverheadPerLayer: (44.44e-6 - projections * 126.90e-6) / 61),
       pricePerHour: Money(Decimal(Int64(2)), .usd),
       trust: Trust(
         low: 1, high: 2.1, ratio: 0.032,

@@ -26,6 +26,7 @@ extension MachineProfile {
 
   private static func json(_ phase: Phase) -> String {
     let masked = phase.masked.map { json($0) } ?? "null"
+    let expanded = phase.expanded.map { json($0) } ?? "null"
     return """
       {
           "linear": \(json(phase.linear)),
@@ -33,9 +34,13 @@ extension MachineProfile {
           "dense": \(json(phase.dense)),
           "masked": \(masked),
           "sparse": \(json(phase.sparse)),
+          "expanded": \(expanded),
+          "linear_bytes_per_second": \(phase.linearBytesPerSecond),
+          "seconds_per_matrix": \(phase.secondsPerMatrix),
           "overhead_seconds": \(phase.overhead),
           "overhead_seconds_per_layer": \(phase.overheadPerLayer),
-          "sparse_overhead_seconds_per_layer": \(phase.sparseOverheadPerLayer)
+          "sparse_overhead_seconds_per_layer": \(phase.sparseOverheadPerLayer),
+          "expanded_overhead_seconds_per_layer": \(phase.expandedOverheadPerLayer)
         }
       """
   }
@@ -69,12 +74,18 @@ extension MachineProfile {
 
   private static func phase(_ value: JSONValue) throws(TamisError) -> Phase {
     let masked = value.member("masked")
+    // Profiles of before these were measured do not have them.
+    let expanded = value.member("expanded")
     return Phase(
       linear: try rate(value.required("linear")), indexer: try rate(value.required("indexer")),
       dense: try rate(value.required("dense")), masked: masked == nil ? nil : try rate(value.required("masked")),
-      sparse: try rate(value.required("sparse")), overhead: try value.required("overhead_seconds").double(),
+      sparse: try rate(value.required("sparse")),
+      expanded: expanded == nil ? nil : try rate(value.required("expanded")),
+      linearBytesPerSecond: try value.member("linear_bytes_per_second")?.double() ?? 0,
+      secondsPerMatrix: try value.member("seconds_per_matrix")?.double() ?? 0, overhead: try value.required("overhead_seconds").double(),
       overheadPerLayer: try value.required("overhead_seconds_per_layer").double(),
-      sparseOverheadPerLayer: try value.required("sparse_overhead_seconds_per_layer").double())
+      sparseOverheadPerLayer: try value.required("sparse_overhead_seconds_per_layer").double(),
+      expandedOverheadPerLayer: try value.member("expanded_overhead_seconds_per_layer")?.double() ?? 0)
   }
 
   private static func rate(_ value: JSONValue) throws(TamisError) -> Rate {

@@ -109,45 +109,57 @@ extension Predictor {
 
   private func ways(_ phase: PhaseKind, _ mode: Mode) -> [Way] {
     switch mode {
-    case .dense: [dense(phase, base(phase))]
+    case .dense: unscored(phase)
     case .sparse: scored(phase)
-    case .automatic: scored(phase) + [unscored(phase)]
+    case .automatic:
+      scored(phase)
+        + unscored(phase, extra: rates(phase).sparseOverheadPerLayer).map { way in
+          var way = way
+          way.mostKeys = architecture.indexer.topK
+          return way
+        }
     }
   }
 
   private func scored(_ phase: PhaseKind) -> [Way] {
-    let start = sum(sparseBase(phase), indexer(phase))
-    let gather = Way(
-      path: .sparse, seconds: sparse(phase).seconds, flops: sparse(phase).flops, bytes: sparse(phase).bytes)
-    guard let masked = rates(phase).masked else { return [sum(start, gather)] }
-    return [sum(start, gather), sum(start, core(.masked, masked, phase))]
+    let rates = rates(phase)
+    let scoring = { (expands: Bool) -> Way in
+      sum(base(phase, scores: true, expands: expands, extra: rates.sparseOverheadPerLayer), indexer(phase))
+    }
+    var ways = [sum(scoring(false), sparse(phase))]
+    if let masked = rates.masked { ways.append(sum(scoring(false), core(.masked, masked, phase))) }
+    if let expanded = rates.expanded { ways.append(sum(scoring(true), self.expanded(.masked, expanded, phase))) }
+    return ways
   }
 
-  private func unscored(_ phase: PhaseKind) -> Way {
-    var way = dense(phase, sparseBase(phase))
-    way.mostKeys = architecture.indexer.topK
-    return way
+  /// extra: seconds for each layer.
+  private func unscored(_ phase: PhaseKind, extra: Double = 0) -> [Way] {
+    let rates = rates(phase)
+    let start = { (expands: Bool) -> Way in base(phase, scores: false, expands: expands, extra: extra) }
+    guard let expanded = rates.expanded else { return [sum(start(false), core(.dense, rates.dense, phase))] }
+    let absorbed = perKey(
+      .dense, architecture.absorbedFlopsPerPair, architecture.cacheBytesPerToken / readers(phase), rates.dense)
+    return [sum(start(false), absorbed), sum(start(true), self.expanded(.dense, expanded, phase))]
   }
 
-  private func dense(_ phase: PhaseKind, _ base: Way) -> Way {
-    sum(base, core(.dense, rates(phase).dense, phase))
-  }
-
-  /// The linear layers and what a token costs anyway.
-  private func base(_ phase: PhaseKind) -> Way {
-    let shared = phase == .decode ? batch : chunk
-    let flops = architecture.linearFlopsPerToken
-    let bytes = architecture.weightBytes / Double(shared)
-    let overhead = rates(phase).overhead + rates(phase).overheadPerLayer * Double(architecture.layers)
-    let seconds = time(flops, bytes, rates(phase).linear) + overhead
-    return Way(path: .dense, seconds: Ramp(fixed: seconds), flops: Ramp(fixed: flops), bytes: Ramp(fixed: bytes))
-  }
-
-  private func sparseBase(_ phase: PhaseKind) -> Way {
-    var way = base(phase)
-    way.path = .sparse
-    way.seconds.fixed += rates(phase).sparseOverheadPerLayer * Double(architecture.layers)
-    return way
+  /// The linear layers and what a token costs anyway. scores: with the indexer's projections. expands: without the
+  /// products with W_UK and W_UV, which expanded attention makes for the keys instead. extra: seconds for each layer.
+  private func base(_ phase: PhaseKind, scores: Bool, expands: Bool, extra: Double) -> Way {
+    let rates = rates(phase)
+    let shared = Double(phase == .decode ? batch : chunk)
+    let head = phase == .decode ? 0 : 2 * architecture.headParameters
+    let index = scores ? architecture.indexProjectionFlopsPerToken : 0
+    let flops = max(
+      0, architecture.linearFlopsPerToken - head - (expands ? architecture.expansionFlops : 0)) + index
+    let bytes = (architecture.weightBytes + (scores ? architecture.indexProjectionBytes : 0)) / shared
+    let bandwidth = rates.linearBytesPerSecond > 0 ? rates.linearBytesPerSecond : machine.memoryBytesPerSecond
+    let seconds =
+      time(flops, bytes, rates.linear, bandwidth) + rates.secondsPerMatrix * Double(architecture.matrices) / shared
+      + rates.overhead
+      + (rates.overheadPerLayer + extra + (expands ? rates.expandedOverheadPerLayer : 0)) * Double(architecture.layers)
+    return Way(
+      path: scores ? .sparse : .dense, seconds: Ramp(fixed: seconds), flops: Ramp(fixed: flops),
+      bytes: Ramp(fixed: bytes))
   }
 
   private func indexer(_ phase: PhaseKind) -> Way {
@@ -155,7 +167,17 @@ extension Predictor {
     return perKey(.sparse, architecture.indexFlopsPerPair, bytes, rates(phase).indexer)
   }
 
-  /// Attention over every key: expanded in prefill, absorbed in decode.
+  /// Attention over every key in the expanded form, with this row's share of making the keys and values of each. A chunk
+  /// makes those that its last row sees, which are half a chunk more than its mean row's.
+  private func expanded(_ path: Path, _ rate: MachineProfile.Rate, _ phase: PhaseKind) -> Way {
+    let flops = architecture.expandedFlopsPerPair + architecture.expansionFlops / readers(phase)
+    var way = perKey(path, flops, architecture.cacheBytesPerToken / readers(phase), rate)
+    way.flops.fixed = architecture.expansionFlops / 2
+    way.seconds.fixed = way.flops.fixed / machine.flopsPerSecond(rate)
+    return way
+  }
+
+  /// Attention over every key where the profile knows one form: expanded in prefill, absorbed in decode.
   private func core(_ path: Path, _ rate: MachineProfile.Rate, _ phase: PhaseKind) -> Way {
     let flops = phase == .prefill ? architecture.expandedFlopsPerPair : architecture.absorbedFlopsPerPair
     return perKey(path, flops, architecture.cacheBytesPerToken / readers(phase), rate)
@@ -171,15 +193,16 @@ extension Predictor {
 
   private func perKey(_ path: Path, _ flops: Double, _ bytes: Double, _ rate: MachineProfile.Rate) -> Way {
     Way(
-      path: path, seconds: Ramp(perKey: time(flops, bytes, rate)), flops: Ramp(perKey: flops),
+      path: path, seconds: Ramp(perKey: time(flops, bytes, rate, machine.memoryBytesPerSecond)), flops: Ramp(perKey: flops),
       bytes: Ramp(perKey: bytes))
   }
 
   /// A part takes as long as its arithmetic or its memory traffic, whichever is longer.
-  private func time(_ flops: Double, _ bytes: Double, _ rate: MachineProfile.Rate) -> Double {
+  private func time(
+    _ flops: Double, _ bytes: Double, _ rate: MachineProfile.Rate, _ bandwidth: Double
+  ) -> Double {
     let compute = flops / machine.flopsPerSecond(rate)
-    guard machine.memoryBytesPerSecond > 0 else { return compute }
-    return max(compute, bytes / machine.memoryBytesPerSecond)
+    return bandwidth > 0 ? max(compute, bytes / bandwidth) : compute
   }
 
   private func readers(_ phase: PhaseKind) -> Double { phase == .prefill ? Double(chunk) : 1 }

@@ -14,7 +14,8 @@ package struct ModelOptions: Sendable {
   /// Rows of a step: memory for activations against speed. The result is the same. 0: what 128 MiB hold, 16 to 512.
   package var stepRows = 0
   /// Long prompts may take the expanded form of attention where it is cheaper. It rounds differently, so the last bits
-  /// of their logits depend on how a prompt is cut into calls (not on what is evaluated beside it). False: they do not.
+  /// of their logits depend on how a prompt is cut into calls (not on what is evaluated beside it). False: any cut gives
+  /// the same bits.
   package var mayExpand = true
 
   package init() {}
@@ -22,7 +23,7 @@ package struct ModelOptions: Sendable {
 
 package final class Model: @unchecked Sendable {
   package let config: ModelConfig
-  private let context: Context
+  let context: Context
   private let options: ModelOptions
   private let store: WeightStore
   private let embeddings: Tensor  // [vocabulary, hidden]
@@ -197,6 +198,7 @@ package final class Model: @unchecked Sendable {
 
   /// Of `count` tokens behind `length` others, given in one call: the position from which on rows take the absorbed
   /// form of attention. It depends on nothing else, so that neighbours change no bit.
+  @inline(never)  // one copy, whoever calls
   package func expandedEnd(
     _ count: Int, behind length: Int, _ cache: Cache, _ options: EvaluateOptions
   ) throws(TamisError) -> Int {
@@ -205,7 +207,9 @@ package final class Model: @unchecked Sendable {
     else { return 0 }
     let choice = try Choice(options, config, longest: length &+ count)
     let rows = try stepRows(topK: choice.k, traces: false)
-    return ExpandedForm.end(config, rows: min(rows, count), selected: choice.k)
+    let weight = ExpandedForm.weight(
+      context, floats: cache.options.kvDType == .f32 || cache.options.kvDType == .f16)
+    return ExpandedForm.end(config, rows: min(rows, count), selected: choice.k, weight: weight)
   }
 
   private func stepRows(topK: Int, traces: Bool) throws(TamisError) -> Int {

@@ -183,15 +183,57 @@ extension Trial {
     }
   }
 
+  /// Attention of the last `rows` of `keys` tokens in the expanded form, keys and values of each head made from latents.
+  package func expanded(_ shape: ExpandedShape, rows: Int, keys: Int) throws(TamisError) -> Timing {
+    let (queryRow, outRow) = try (
+      Size.product(shape.heads, shape.queryDim), Size.product(shape.heads, shape.value)
+    )
+    let memory = try context.borrowScratch(bytes: Size.product(rows, Size.sum(queryRow, outRow), 4))
+    defer { context.returnScratch(memory) }
+    Trial.fill(memory.pointer, words: rows &* queryRow / 2)
+    let q = try tensor(memory.pointer, .f32, SIMD4(rows, shape.heads, shape.queryDim, 0), rank: 3)
+    let out = try tensor(memory.pointer + q.extent, .f32, SIMD4(rows, outRow, 0, 0), rank: 2)
+    let upRows = try Size.product(shape.heads, Size.sum(shape.nope, shape.value))
+    let upBytes = try Size.product(upRows, shape.latent, 2)
+    return try time { number throws(TamisError) in
+      let up = try tensor(window(number, bytes: upBytes), .bf16, SIMD4(upRows, shape.latent, 0, 0), rank: 2)
+      let latents = window(number &* 7 &+ 3, bytes: keys &* shape.keyDim &* 2)
+      let key = try tensor(latents, .bf16, SIMD4(keys, 1, shape.keyDim, 0), rank: 3)
+      let visible = try Visible(counts: nil, all: false, queries: rows, keys: keys)
+      let job = AttendJob(keys: Rows(key), values: nil, firstQuery: 0, queries: rows, visible: visible)
+      try ExpandedAttention.run(context, shape, q: q, up: up, job: job, indices: nil, out: out)
+    }
+  }
+
+  /// Do the weights of that fit the block?
+  package func holds(_ shape: ExpandedShape, keys: Int) throws(TamisError) -> Bool {
+    let up = try Size.product(shape.heads, Size.sum(shape.nope, shape.value), shape.latent, 2)
+    return try max(up, Size.product(keys, shape.keyDim, 2)) <= Trial.bytes / 2
+  }
+
+  /// A linear layer of BF16 weights that lie in memory, others in each call.
+  package func cold(inputs: Int, outputs: Int) throws(TamisError) -> Timing {
+    let bytes = try Size.product(inputs, outputs, 2)
+    return try linear(inputs: inputs, outputs: outputs) { number in window(number, bytes: bytes) }
+  }
+
   /// A linear layer of BF16 weights that stay in the cache: its arithmetic alone.
   package func linear(inputs: Int, outputs: Int) throws(TamisError) -> Timing {
-    let weight = try tensor(block.pointer, .bf16, SIMD4(outputs, inputs, 0, 0), rank: 2)
+    try linear(inputs: inputs, outputs: outputs) { _ in block.pointer }
+  }
+
+  private func linear(
+    inputs: Int, outputs: Int, weights: (Int) -> UnsafeMutableRawPointer
+  ) throws(TamisError) -> Timing {
     let needed = try Size.product(rows, Size.sum(inputs, outputs), 4)
     let memory = try context.borrowScratch(bytes: needed)
     defer { context.returnScratch(memory) }
     Trial.fill(memory.pointer, words: needed / 8)
     let x = try tensor(memory.pointer, .f32, SIMD4(rows, inputs, 0, 0), rank: 2)
     let out = try tensor(memory.pointer + x.extent, .f32, SIMD4(rows, outputs, 0, 0), rank: 2)
-    return try time { _ throws(TamisError) in try Project.run(context, x: x, weight: weight, out: out) }
+    return try time { number throws(TamisError) in
+      let weight = try tensor(weights(number), .bf16, SIMD4(outputs, inputs, 0, 0), rank: 2)
+      try Project.run(context, x: x, weight: weight, out: out)
+    }
   }
 }

@@ -343,7 +343,7 @@ static void charges(tamis_ctx *ctx) {
 
   /* 128-bit inside, and stopping at 2^64-1 here. */
   cost = before;
-  memset((char *)&cost + 8, 0, sizeof cost - 16);
+  memset((char *)&cost + 8, 0, sizeof cost - 8);
   cost.microjoules = -1;
   cost.flops = UINT64_MAX;
   cost.size = sizeof cost;

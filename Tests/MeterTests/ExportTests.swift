@@ -13,6 +13,7 @@ private func record(label: String = "acme", basis: Basis? = .calibrated, microjo
   sample.keysSelected = 64
   sample.keysAttended = 64
   sample.keysDense = 4000
+  sample.keysExpanded = 1500
   sample.flops = 1_234_567
   sample.bytes = 89
   sample.wallNanoseconds = 1_500_000_001
@@ -52,6 +53,7 @@ private func parse(_ text: String) throws -> JSONDocument {
     #expect(try root.required("label").string() == "acme")
     #expect(try root.required("time_unix_nano").integer() == 1_700_000_000_000_000_001)
     #expect(try root.required("keys_avoided").integer() == 3936)
+    #expect(try root.required("keys_expanded").integer() == 1500)
     #expect(try root.required("seconds").numberText() == "1.500000001")
     #expect(try root.required("joules").numberText() == "2.5")
     #expect(try root.required("dense_seconds").numberText() == "3")
@@ -131,7 +133,7 @@ private func parse(_ text: String) throws -> JSONDocument {
     #expect(rows[0].hasPrefix("time_unix_nano,label,model,calls,queries,"))
     #expect(
       rows[1].hasPrefix(
-        "1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,10000,9000,0,0,500,1234567,89,1.500000001,2,2.5,"
+        "1700000000000000001,\"a,\"\"b\"\"\",DeepSeek-V3.2,3,12,4000,64,64,4000,1500,10000,9000,0,0,500,1234567,89,1.500000001,2,2.5,"
       ))
     #expect(rows[1].hasSuffix(",3,calibrated,0.000742,USD,0.01500000001,EUR,,"))
     let fields = rows[0].split(separator: ",", omittingEmptySubsequences: false).count

@@ -10,6 +10,8 @@ import Testing
     #expect(model.absorbedFlopsPerPair == 61 * 278_528)
     #expect(model.expandedFlopsPerPair == 61 * 81_920)
     #expect(model.linearFlopsPerToken == 73.24e9)
+    #expect(model.indexProjectionFlopsPerToken == 1_703_018_496 && model.indexProjectionBytes == 851_509_248)
+    #expect(model.expansionFlops == 61 * 2 * 128 * 512 * 256)
     #expect(model.cacheBytesPerToken == 40_016)
     #expect(model.indexBytesPerToken == 8_052)
     #expect(model.absorbedFlopsPerPair * 131_072 / 1e9 > 2226 && model.absorbedFlopsPerPair * 131_072 / 1e9 < 2228)
@@ -88,10 +90,16 @@ private func machine(
     #expect(abs(first.seconds + rest.seconds - whole.seconds) <= 1e-12 * whole.seconds)
   }
 
-  /// Published: k / (1 − r/17) for r = seconds of an indexer FLOP over seconds of a core FLOP.
+  /// Published: k / (1 − r/17) for r = seconds of an indexer FLOP over seconds of a core FLOP, where the indexer's
+  /// projections, a constant part, are not counted.
   @Test(arguments: [(1.0, 2177.0), (4.0, 2685.0), (8.0, 3895.0)])
   func breakEvenWithoutConstantPart(_ ratio: Double, _ published: Double) throws {
-    let predictor = Predictor(try Architecture.deepSeekV32(), on: try machine(indexerShare: 1 / ratio))
+    let whole = try Architecture.deepSeekV32()
+    let model = try Architecture(
+      name: "", layers: whole.layers, heads: whole.heads, absorbed: whole.absorbed, expanded: whole.expanded,
+      indexer: whole.indexer, activeParameters: whole.activeParameters, weightBytes: whole.weightBytes,
+      cacheBytes: whole.cacheBytes)
+    let predictor = Predictor(model, on: try machine(indexerShare: 1 / ratio))
     let found = try #require(predictor.breakEven(.decode).mid)
     #expect(abs(found - 2048 / (1 - ratio / 17)) < 1e-6)
     #expect(abs(found - published) <= 0.01 * published)
@@ -124,7 +132,8 @@ private func machine(
     #expect(found == last)
   }
 
-  /// Automatic never costs more than sparse, and is cheaper exactly while nothing can be left out.
+  /// Automatic never costs more than sparse, and is cheaper exactly while nothing can be left out: then it makes no
+  /// index queries either.
   @Test func automaticSkipsScoring() throws {
     let predictor = Predictor(try Architecture.deepSeekV32(), on: try MachineProfile.h800())
     for phase in [PhaseKind.prefill, .decode] {
@@ -132,7 +141,7 @@ private func machine(
         let automatic = try predictor.estimate(at: keys, phase, .automatic).seconds.mid
         let sparse = try predictor.estimate(at: keys, phase, .sparse).seconds.mid
         #expect(automatic <= sparse)
-        #expect((automatic < sparse) == (keys > 0 && keys <= 2048), "\(phase) \(keys)")
+        #expect((automatic < sparse) == (keys <= 2048), "\(phase) \(keys)")
       }
     }
   }
@@ -146,6 +155,55 @@ private func machine(
     #expect(try decode(1e9, 1) == 36.62)
     #expect(try decode(1e9, 100) == 0.3662)
     #expect(try decode(1e12, 1) == 73.24e9 / 1e12)
+  }
+
+  /// By hand: 4 heads of 80 and 64 dims or of 48 and 32, two layers, W_UK and W_UV with 32,768 multiply-adds, 64 rows to
+  /// an expansion; 1 GFLOP/s, 0.8 of it in the expanded form.
+  @Test func theCheaperFormIsPredicted() throws {
+    let model = try Architecture(
+      name: "", layers: 2, heads: 4, absorbed: .init(key: 80, value: 64), expanded: .init(key: 48, value: 32),
+      indexer: .init(heads: 1, dim: 16, topK: 8, layers: 2, keyBytes: 1), activeParameters: 100_000, weightBytes: 200_000,
+      cacheBytes: 0, indexParameters: 5000, headParameters: 10_000, matrices: 30)
+    #expect(model.expansionFlops == 65_536)
+    let full = MachineProfile.Rate(.sixteenBit, 1)
+    let phase = { (expanded: MachineProfile.Rate?, perMatrix: Double) in
+      MachineProfile.Phase(
+        linear: full, indexer: full, dense: full, masked: nil, sparse: full, expanded: expanded,
+        linearBytesPerSecond: 1e9, secondsPerMatrix: perMatrix, overhead: 0, sparseOverheadPerLayer: 0,
+        expandedOverheadPerLayer: expanded == nil ? 0 : 1e-6)
+    }
+    let machine = try MachineProfile(
+      name: "", source: "", date: "", basis: .calibrated, peaks: .init(eightBit: 0, sixteenBit: 1e9, float32: 0),
+      memoryBytesPerSecond: 1e12, prefill: phase(.init(.sixteenBit, 0.8), 0), decode: phase(nil, 1e-6),
+      pricePerHour: nil, trust: .init(low: 1, high: 1, ratio: 0, note: ""))
+    let predictor = Predictor(model, on: machine, chunk: 64)
+    let nanoseconds = { (keys: Int, kind: PhaseKind, mode: Mode) -> Int in
+      Int((predictor.curve(kind, mode).seconds(at: keys) * 1e9).rounded())
+    }
+    // Absorbed: 2 * 4 * (80 + 64) * 2 a pair; expanded: 2 * 4 * (48 + 32) * 2 and 65,536 / 64, at 0.8 of the rate. A
+    // score takes 2 * 16 * 2, the indexer's projections 10,000.
+    let (absorbed, expanded, score, index) = (2304, 2880, 64, 10_000)
+    // A prompt without the head; expanded without the token's own products, with half a chunk of keys made beyond its
+    // own (32,768 at 0.8) and a microsecond for each layer, so that the forms cross at 22,576 / 576 = 39.2 keys.
+    let (plain, expanding) = (180_000, 180_000 - 65_536 + 40_960 + 2000)
+    #expect(nanoseconds(39, .prefill, .dense) == expanding + 39 * expanded)
+    #expect(nanoseconds(40, .prefill, .dense) == plain + 40 * absorbed)
+    // 8 keys gathered of 100 that are scored; few enough are cheaper masked.
+    #expect(nanoseconds(100, .prefill, .sparse) == plain + index + 8 * absorbed + 100 * score)
+    #expect(nanoseconds(4, .prefill, .sparse) == expanding + index + 4 * (expanded + score))
+    #expect(nanoseconds(4, .prefill, .automatic) == expanding + 4 * expanded)
+    // 200,000 bytes at 1 GB/s are as long as 200,000 FLOP; the indexer's are held alike; 30 matrices of a microsecond.
+    let token = 200_000 + 30_000
+    #expect(nanoseconds(10, .decode, .dense) == token + 10 * absorbed)
+    #expect(nanoseconds(10, .decode, .sparse) == token + index + 8 * absorbed + 10 * score)
+    let eight = Predictor(model, on: machine, batch: 8).curve(.decode, .dense).seconds(at: 0)
+    #expect((eight * 1e9).rounded() == 203_750)
+    #expect(throws: TamisError.self) {
+      try Architecture(
+        name: "", layers: 1, heads: 1, absorbed: .init(key: 1, value: 1), expanded: .init(key: 1, value: 1),
+        indexer: .init(heads: 1, dim: 1, topK: 1, layers: 1, keyBytes: 1), activeParameters: 1, weightBytes: 1,
+        cacheBytes: 1, headParameters: 2)
+    }
   }
 
   @Test func ratesAreCalibratedFromARun() throws {

@@ -215,12 +215,13 @@ class Architecture(Sized):  # struct tamis_architecture
                 ("value_dim", c_uint32), ("expanded_key_dim", c_uint32), ("expanded_value_dim", c_uint32),
                 ("index_heads", c_uint32), ("index_dim", c_uint32), ("index_layers", c_uint32), ("top_k", c_uint32),
                 ("pooling", c_uint32), ("attention_only", c_uint32), ("active_parameters", c_double),
-                ("weight_bytes", c_double), ("cache_bytes", c_double), ("index_key_bytes", c_double)]
+                ("weight_bytes", c_double), ("cache_bytes", c_double), ("index_key_bytes", c_double),
+                ("index_parameters", c_double), ("head_parameters", c_double), ("weight_matrices", c_uint64)]
 
 
 class MachineOptions(Sized):  # struct tamis_machine_options
     _fields_ = [("size", c_uint32), ("name", c_char_p), ("date", c_char_p), ("price_per_hour", c_char_p),
-                ("currency", c_char_p), ("architecture", POINTER(Architecture))]
+                ("currency", c_char_p), ("architecture", POINTER(Architecture)), ("model", c_void_p)]
 
 
 class Request(Sized):  # struct tamis_request
@@ -254,7 +255,7 @@ class Cost(Sized):  # struct tamis_cost
                 ("cache_write_tokens", c_uint64), ("cache_token_seconds", c_uint64), ("output_tokens", c_uint64),
                 ("flops", c_uint64), ("bytes", c_uint64), ("nanoseconds", c_uint64), ("cpu_nanoseconds", c_uint64),
                 ("dense_flops", c_uint64), ("dense_bytes", c_uint64), ("dense_nanoseconds", c_uint64),
-                ("microjoules", c_int64)]
+                ("microjoules", c_int64), ("keys_expanded", c_uint64)]
 
 
 class Bill(Sized):  # struct tamis_bill

@@ -10,12 +10,15 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _c
 from ._context import UINT32, UINT64, Context, Handle, Owner
 from ._errors import wrong
 from ._tensors import integer
+
+if TYPE_CHECKING:
+    from ._model import Model
 
 MODES = ("automatic", "sparse", "dense")
 PHASES = ("prefill", "decode")
@@ -70,6 +73,9 @@ class Architecture:
     dense prefill uses. index_layers: that score (None: all). pooling: tokens for which one index key stands.
     active_parameters: that one token is multiplied with, held in weight_bytes (None: a byte each); 0: attention alone.
     cache_bytes: keys and values of one token in one layer. index_key_bytes: one index key with its scale.
+    index_parameters: of the indexer's own projections, not among the active ones (None: DeepSeek-V3.2's where those are
+    its, else none). head_parameters: of the active ones, those that a prompt needs once (0: every token).
+    weight_matrices: that the active parameters are in (0: not counted).
     """
 
     layers: int = 61
@@ -87,13 +93,17 @@ class Architecture:
     weight_bytes: float | None = None
     cache_bytes: float = 656
     index_key_bytes: float = 132
+    index_parameters: float | None = None
+    head_parameters: float = 0
+    weight_matrices: int = 0
 
     @staticmethod
     def from_config(config: Mapping[str, Any] | str | os.PathLike[str], *, cache_bytes: float | None = None,
-                    bytes_per_weight: float = 1) -> Architecture:
+                    bytes_per_weight: float | None = None) -> Architecture:
         """From a Hugging Face `config.json`, its directory or its content, of a model with latent attention and an indexer:
-        DeepSeek-V3.2, GLM and their like. Parameters are those of the linear layers one token passes, the head
-        included, the indexer's own projections (2 % more in DeepSeek-V3.2) not. cache_bytes: None: as BF16."""
+        DeepSeek-V3.2, GLM and their like. Active parameters are those of the linear layers one token passes, the head
+        included; the indexer's own projections are counted beside them. cache_bytes: None: as BF16. bytes_per_weight:
+        None: as the config's dtype and quantisation say, 1 where they say nothing."""
         if isinstance(config, (str, os.PathLike)):
             path = pathlib.Path(config)
             config = json.loads((path / "config.json" if path.is_dir() else path).read_text("utf-8"))
@@ -111,11 +121,23 @@ class Architecture:
             fields["attention_only"] = 1
         else:
             weight_bytes = self.active_parameters if self.weight_bytes is None else self.weight_bytes
-            fields.update(active_parameters=self.active_parameters, weight_bytes=weight_bytes)
+            index = self.index_parameters
+            if index is None:
+                index = INDEX_PARAMETERS if self.active_parameters == Architecture.active_parameters else 0
+            fields.update(active_parameters=self.active_parameters, weight_bytes=weight_bytes, index_parameters=index,
+                          head_parameters=self.head_parameters,
+                          weight_matrices=integer(self.weight_matrices, "weight_matrices", 0, UINT64))
         return _c.Architecture(cache_bytes=self.cache_bytes, index_key_bytes=self.index_key_bytes, **fields)
 
 
-def _from_config(c: Mapping[str, Any], cache_bytes: float | None, bytes_per_weight: float) -> Architecture:
+INDEX_PARAMETERS = 61 * (1536 * 64 * 128 + 7168 * (128 + 64))  # DeepSeek-V3.2's
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def _from_config(c: Mapping[str, Any], cache_bytes: float | None, bytes_per_weight: float | None) -> Architecture:
+    if bytes_per_weight is None:
+        dtype = None if c.get("quantization_config") else c.get("dtype", c.get("torch_dtype"))
+        bytes_per_weight = WEIGHT_BYTES.get(dtype, 1)
     layers, hidden, heads = c["num_hidden_layers"], c["hidden_size"], c["num_attention_heads"]
     rank, value = c["kv_lora_rank"], c["v_head_dim"]
     rope, plain = c["qk_rope_head_dim"], c["qk_nope_head_dim"]
@@ -125,13 +147,18 @@ def _from_config(c: Mapping[str, Any], cache_bytes: float | None, bytes_per_weig
     dense_layers = min(c.get("first_k_dense_replace", layers), layers) if c.get("n_routed_experts") else layers
     used = c.get("num_experts_per_tok", 0) + (c.get("n_shared_experts") or 0)
     experts = hidden * (3 * used * c.get("moe_intermediate_size", 0) + (c.get("n_routed_experts") or 0))
+    head = hidden * c["vocab_size"]
     parameters = (layers * attention + dense_layers * 3 * hidden * c["intermediate_size"]
-                  + (layers - dense_layers) * experts + hidden * c["vocab_size"])
+                  + (layers - dense_layers) * experts + head)
+    index = (q_rank or hidden) * index_heads * index_dim + hidden * (index_dim + index_heads)
+    # Attention's, with those of all heads as one; three of each network, and the router.
+    matrices = layers * (6 if q_rank else 5) + dense_layers * 3 + (layers - dense_layers) * (3 * used + 1) + 1
     return Architecture(
         layers=layers, heads=heads, key_dim=rank + rope, value_dim=rank, expanded_key_dim=plain + rope,
         expanded_value_dim=value, index_heads=index_heads, index_dim=index_dim, top_k=c["index_topk"],
         active_parameters=parameters, weight_bytes=parameters * bytes_per_weight,
-        cache_bytes=2 * (rank + rope) if cache_bytes is None else cache_bytes, index_key_bytes=index_dim + 4)
+        cache_bytes=2 * (rank + rope) if cache_bytes is None else cache_bytes, index_key_bytes=index_dim + 4,
+        index_parameters=layers * index, head_parameters=head, weight_matrices=matrices)
 
 
 class Machine(Owner):
@@ -143,9 +170,11 @@ class Machine(Owner):
 
     @staticmethod
     def measure(ctx: Context, *, name: str | None = None, price_per_hour: Number | None = None, currency: str = "USD",
-                date: str | None = None, architecture: Architecture | None = None) -> Machine:
+                date: str | None = None, architecture: Architecture | None = None, model: Model | None = None
+                ) -> Machine:
         """Measures this machine with ctx's threads and instruction set, at the architecture's shapes. A few seconds and
-        about 300 MB. date: None: today."""
+        about 300 MB. date: None: today. model: of ctx and of that architecture: some of its steps are timed, too, and
+        linear layers and all that is between the operators are predicted by them."""
         home = ctx._open()
         fields: dict[str, Any] = {
             "name": encoded(name, "name"), "price_per_hour": amount(price_per_hour, "price_per_hour"),
@@ -153,6 +182,9 @@ class Machine(Owner):
             "date": encoded(datetime.date.today().isoformat() if date is None else date, "date")}
         if architecture is not None:
             fields["architecture"] = ctypes.pointer(architecture._struct())
+        held = None if model is None else model._open()
+        if held is not None:
+            fields["model"] = held.pointer
         options = _c.MachineOptions(**fields)
         return Machine(Handle(_c.machine_free, lambda made: _c.machine_measure(home.pointer, options, made)))
 
@@ -326,10 +358,10 @@ def _tier(tier: Mapping[str, Any]) -> _c.PriceTier:
 class Cost:
     """What work cost: exact counts that only grow in a meter; `after - before` is what happened between.
 
-    The first six are those of `Counters`, all operators together; keys_dense is of attend alone. input_tokens
-    includes cached and written ones. dense_*: what a dense attention would have taken for the same calls;
-    dense_nanoseconds rests on `basis` ("measured", "calibrated", "analytic") and is 0 while that is None.
-    microjoules: None: not measured.
+    The first six are those of `Counters`, all operators together; keys_dense is of attend alone, keys_expanded what
+    of it was computed in the expanded form of attention. input_tokens includes cached and written ones. dense_*: what a
+    dense attention would have taken for the same calls; dense_nanoseconds rests on `basis` ("measured", "calibrated",
+    "analytic") and is 0 while that is None. microjoules: None: not measured.
     """
 
     calls: int = 0
@@ -338,6 +370,7 @@ class Cost:
     keys_selected: int = 0
     keys_attended: int = 0
     keys_dense: int = 0
+    keys_expanded: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0

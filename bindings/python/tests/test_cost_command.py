@@ -95,7 +95,7 @@ def test_report_of_a_metered_run(tmp_path):
     assert parser.open == [] and parser.seen.count("rect") == 12
     assert "&lt;b&gt;tenant" in html and "<b>tenant" not in html
     assert f"{cost.keys_dense:,}" in html and f"{cost.flops:,}" in html and "0.000742 USD (list)" in html
-    assert "not measured" in html and "analytic" in html and "http" not in html
+    assert "all in the absorbed form" in html and "not measured" in html and "analytic" in html and "http" not in html
     records.write_text("{}\n")
     _, said = tamis("cost", "--report", str(records), str(page), status=1)
     assert "line 1" in said

@@ -308,7 +308,7 @@ def test_litellm_refused(tmp_path):
 
 # -- sequences of a batch
 
-KEYS = ("keys_scored", "keys_attended", "keys_dense")
+KEYS = ("keys_scored", "keys_attended", "keys_dense", "keys_expanded")
 EXACT = (*KEYS, "keys_selected", "queries", "flops", "dense_flops")
 ADDED = (*EXACT, "bytes", "dense_bytes", "nanoseconds", "cpu_nanoseconds", "dense_nanoseconds")
 
@@ -338,9 +338,10 @@ def test_a_batch_charges_each_sequence_its_own(step_tokens):
         whole = root.read()
         for name in ADDED:
             assert sum(getattr(cost, name) for cost in costs) == getattr(whole, name), name
-        for name in ("queries", "keys_scored", "keys_selected", "keys_attended", "flops", "bytes", "dense_flops"):
+        for name in ("queries", "keys_scored", "keys_selected", "keys_attended", "keys_expanded", "flops", "bytes", "dense_flops"):
             assert getattr(whole, name) == getattr(spent, name), name
         assert (whole.nanoseconds, whole.cpu_nanoseconds) == (spent.wall_nanoseconds, spent.cpu_nanoseconds)
+        assert 0 < whole.keys_expanded < whole.keys_dense  # the long ones took the expanded form, decode did not
         assert sum(cost.calls for cost in costs) == whole.calls
         assert all(cost.nanoseconds > 0 for cost in costs) and whole.basis == "analytic"
         assert tamis.Meter.of(ctx).read().flops == 0  # not the context's own root: this tree has another

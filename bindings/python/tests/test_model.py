@@ -95,14 +95,43 @@ def test_logits_are_those_of_transformers(k, prompt):
         assert np.array_equal(logits.argmax(axis=1), GOLDEN[f"argmax_k{k}"])
 
 
-def test_pieces_and_neighbours_change_nothing(model, prompt):
-    with model.cache() as cache:
-        whole = model.eval(cache.sequence(), prompt)
+CUTS = (1, 7, 31, 33, 64, 100, 200)  # 32 rows are the fewest that may take the expanded form
+
+
+def in_pieces(model, cache, prompt, size):
+    with cache.sequence() as sequence:
+        return np.concatenate([model.eval(sequence, prompt[i:i + size], logits="all")
+                               for i in range(0, len(prompt), size)])
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])  # the best there is up to these
+def test_pieces_and_neighbours_change_nothing(isa, prompt):
+    with (tamis.Context(threads=2, isa=isa) as ctx, tamis.Model(TOY, ctx, one_form=True) as model,
+          model.cache() as cache):
+        whole = model.eval(cache.sequence(), prompt, logits="all")
+        for size in CUTS if isa == "amx" else CUTS[2:5]:
+            assert np.array_equal(in_pieces(model, cache, prompt, size), whole), size
         first, second = cache.sequence(), cache.sequence()
         model.eval([first, second], [prompt[:200], prompt[:77]], logits=None)
         both = model.eval([second, first], [prompt[77:], prompt[200:]])
-        assert np.array_equal(both[0], whole) and np.array_equal(both[1], whole)
+        assert np.array_equal(both[0], whole[-1]) and np.array_equal(both[1], whole[-1])
         assert len(cache.match(prompt)) == len(prompt)
+
+
+def test_without_one_form_pieces_change_the_last_bits_and_neighbours_none(prompt):
+    """The documented bound, 1e-4 of the largest logit in fp32; a key at the edge of the selection stays where it is."""
+    with tamis.Context(threads=2) as ctx, tamis.Model(TOY, ctx, widen=True) as model:
+        with model.cache(kv_dtype="f32", index_dtype="f32") as cache:
+            whole = model.eval(cache.sequence(), prompt, logits="all")
+            differences = [np.abs(in_pieces(model, cache, prompt, size) - whole).max() for size in CUTS]
+            assert 0 < max(differences) <= 1e-4 * np.abs(whole).max()
+    with tamis.Context(threads=2) as ctx, tamis.Model(TOY, ctx) as model, model.cache() as cache:
+        before = ctx.counters("attend")
+        prompts = [prompt[:200], prompt[:33], prompt[:150], prompt[100:101], prompt[50:]]
+        alone = [model.eval(cache.sequence(), one, logits="all") for one in prompts]
+        assert ctx.counters("attend").keys_expanded > before.keys_expanded
+        together = model.eval([cache.sequence() for _ in prompts], prompts, logits="all")
+        assert np.array_equal(together, np.concatenate(alone))
 
 
 def test_selected_sees_and_changes_the_choice(model, prompt, sequence):

@@ -3,8 +3,11 @@ import decimal
 import json
 
 import pytest
+from conftest import ROOT
 
 import tamis
+
+TOY = ROOT / "Tests" / "Fixtures" / "toy-v32"
 
 D = decimal.Decimal
 
@@ -58,6 +61,14 @@ def test_architecture_of_a_config():
     found = tamis.Architecture.from_config(config, cache_bytes=656)
     assert found.active_parameters == pytest.approx(36.62e9, rel=0.001)
     assert (found.key_dim, found.expanded_key_dim, found.top_k, found.index_key_bytes) == (576, 192, 2048, 132)
+    # Of the published shapes: 1536 to 64 heads of 128, 7168 to a key and to 64 weights; 129,280 x 7168 in the head.
+    assert found.index_parameters == 61 * (12_582_912 + 917_504 + 458_752) and found.head_parameters == 926_679_040
+    assert found.weight_matrices == 61 * 6 + 3 * 3 + 58 * (9 * 3 + 1) + 1
+    assert found.weight_bytes == found.active_parameters
+    for options, size in (({"dtype": "bfloat16"}, 2), ({"torch_dtype": "float32"}, 4),
+                          ({"torch_dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}}, 1)):
+        other = tamis.Architecture.from_config({**config, **options}, cache_bytes=656)
+        assert other.weight_bytes == size * found.active_parameters
     with pytest.raises(tamis.ArgumentError, match="kv_lora_rank"):
         tamis.Architecture.from_config({name: config[name] for name in config if name != "kv_lora_rank"})
 
@@ -79,6 +90,53 @@ def test_this_machine_is_measured_saved_and_loaded(tmp_path):
         tamis.Machine.parse(json.dumps(spoilt))
     with pytest.raises(tamis.FormatError):
         tamis.Machine.parse("{")
+
+
+def test_a_model_times_its_own_steps(tmp_path):
+    """A token behind 500 others, as was timed, costs what the timed one cost; FLOP are those that the counters see."""
+    shape = tamis.Architecture.from_config(TOY)
+    with tamis.Context(threads=1) as ctx, tamis.Model(TOY, ctx) as model, tamis.Context(threads=1) as other:
+        meter = tamis.Meter("measuring", ctx)
+        with meter:
+            own = tamis.Machine.measure(ctx, architecture=shape, model=model)
+        assert meter.read().calls > 0 and meter.read().keys_expanded > 0  # charged as other calls
+        plain = tamis.Machine.measure(ctx, architecture=shape)
+        assert "steps of a deepseek_v32 (4 layers): a prompt of 512" in own.profile["trust"]["note"]
+        assert "norms, routing and sampling are not" in plain.profile["trust"]["note"]
+        for machine in (own, plain):
+            assert machine.profile["prefill"]["expanded"]["efficiency"] > 0
+            assert machine.profile["decode"]["expanded"] is None
+            assert machine.profile["decode"]["linear_bytes_per_second"] > 0
+        for phase in ("prefill", "decode"):
+            name = "overhead_seconds_per_layer"
+            assert own.profile[phase][name] > 0
+        with pytest.raises(tamis.ArgumentError, match="another context"):
+            tamis.Machine.measure(other, architecture=shape, model=model)
+        # Active parameters and the indexer's are what a decoded token multiplies, but for attention.
+        with model.cache() as cache, cache.sequence() as sequence:
+            model.eval(sequence, [5] * 300)
+            before = ctx.counters("project")
+            model.eval(sequence, [7])
+            linear = (ctx.counters("project") - before).flops
+        attended = 128 * 2 * shape.heads * (shape.key_dim + shape.value_dim) * shape.layers
+        scored = 301 * 2 * shape.index_heads * shape.index_dim * shape.layers
+        assert own.token(301, mode="sparse", architecture=shape).flops == linear + attended + scored
+
+
+def test_profiles_of_before_are_read():
+    """Without the rates that were not measured then; the expanded form is predicted at the dense rate."""
+    h800 = json.loads(tamis.Machine.published().text())
+    for phase in ("prefill", "decode"):
+        for name in ("expanded", "linear_bytes_per_second", "seconds_per_matrix", "expanded_overhead_seconds_per_layer"):
+            del h800[phase][name]
+    assert tamis.Machine.parse(json.dumps(h800)).profile == tamis.Machine.published().profile
+    h800["prefill"]["expanded"] = {"precision": "sixteen_bit", "efficiency": 7}
+    with pytest.raises(tamis.ArgumentError, match="efficiency"):
+        tamis.Machine.parse(json.dumps(h800))
+    h800["prefill"]["expanded"] = None
+    h800["decode"]["seconds_per_matrix"] = -1
+    with pytest.raises(tamis.ArgumentError, match="overhead"):
+        tamis.Machine.parse(json.dumps(h800))
 
 
 def test_list_prices_are_exact():

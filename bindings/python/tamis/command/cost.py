@@ -3,13 +3,15 @@ that. Owns the plan and its table; drawing is cost_plot's, reports of metered ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import decimal
 import pathlib
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
-from .. import Architecture, Machine, Prices
+from .. import Architecture, Context, Machine, Model, Prices
 from .._errors import wrong
 from . import context, report, table
 
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=1000, metavar="N", help="how many such requests (1000)")
     parser.add_argument("--machine", default="H800", metavar="WHICH",
                         help='"H800" (published), "here" (measured now, a few seconds) or a file of --save')
-    parser.add_argument("--model", metavar="PATH", help="config.json of a model with an indexer, or its directory; "
-                        "without it DeepSeek-V3.2")
+    parser.add_argument("--model", metavar="PATH", help="config.json of a model with an indexer, or its directory "
+                        "(with its weights there --machine here times some of its steps); without it DeepSeek-V3.2")
     parser.add_argument("--price-per-hour", metavar="PRICE", help="of the machine, such as 2 or 0.35")
     parser.add_argument("--currency", default="USD", help="of --price-per-hour (USD)")
     parser.add_argument("--litellm", nargs=2, metavar=("FILE", "MODEL"), help="list prices from litellm's price file; "
@@ -76,9 +78,19 @@ def machine_of(arguments: argparse.Namespace, architecture: Architecture) -> Mac
 
 
 def measured(arguments: argparse.Namespace, architecture: Architecture) -> Machine:
-    with context(arguments) as ctx:
+    with context(arguments) as ctx, own_steps(arguments.model, ctx) as model:
         return Machine.measure(ctx, architecture=architecture, price_per_hour=arguments.price_per_hour,
-                               currency=arguments.currency)
+                               currency=arguments.currency, model=model)
+
+
+@contextlib.contextmanager
+def own_steps(path: str | None, ctx: Context) -> Iterator[Model | None]:
+    """The model itself, where its weights lie beside its config: some of its steps are timed."""
+    if path is None or not any(pathlib.Path(path).glob("*.safetensors")):
+        yield None
+        return
+    with Model(path, ctx) as model:
+        yield model
 
 
 def own_curve(arguments: argparse.Namespace, machine: Machine, architecture: Architecture) -> Machine:

@@ -60,8 +60,16 @@ def section(record: dict[str, Any]) -> str:
     joules = "not measured" if record["joules"] is None else f"{record['joules']} J"
     parts = [f"<h2>{escape(record['label'] or '(root)')}</h2>",
              f"<p>{record['calls']:,} calls, {record['keys_scored']:,} keys scored, {record['keys_avoided']:,} comparisons "
-             f"avoided. Energy: {escape(joules)}. Basis of the dense seconds: {escape(basis)}.</p>"]
+             f"avoided{form(record)}. Energy: {escape(joules)}. Basis of the dense seconds: {escape(basis)}.</p>"]
     return "\n".join(parts + [bars(record, *names) for names in BARS])
+
+
+def form(record: dict[str, Any]) -> str:
+    """Which form of attention ran, where the record says so."""
+    expanded = record.get("keys_expanded")
+    if expanded is None:
+        return ""
+    return f"; {expanded:,} pairs computed in the expanded form of attention" if expanded else "; all in the absorbed form"
 
 
 def bars(record: dict[str, Any], dense: str, done: str, what: str) -> str:
