@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, VOCABULARY, difference, logits, prompt
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers", "5.23")
@@ -15,7 +15,7 @@ import tamis  # noqa: E402
 import tamis.transformers  # noqa: E402
 from tamis.transformers import _dense  # noqa: E402
 
-K, VOCABULARY = 12, 97
+K = 12
 torch.set_num_threads(1)
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, bos_token_id=1,
@@ -65,26 +65,6 @@ def retrofitted(model, **options):
         yield made
     finally:
         tamis.transformers.restore(model)
-
-
-def prompt(length, batch=1, pads=()):
-    """Token ids [batch, length] and their mask; row b begins with pads[b] of padding."""
-    ids = torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(length + batch))
-    mask = torch.ones_like(ids)
-    for row, pad in enumerate(pads):
-        ids[row, :pad], mask[row, :pad] = 0, 0
-    return ids, mask
-
-
-@torch.no_grad()
-def logits(model, ids, mask=None, **named):
-    return model(ids, attention_mask=mask, **named).logits
-
-
-def difference(a, b, mask=None):
-    """Largest difference relative to the largest number."""
-    seen = slice(None) if mask is None else mask.bool()
-    return float((a[seen] - b[seen]).abs().max() / b[seen].abs().max())
 
 
 def state(model):
