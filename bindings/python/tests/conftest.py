@@ -76,7 +76,7 @@ def vectors():
     return VECTORS
 
 
-# ------------------------------------- Small models of transformers, where torch is -------------------------------------
+# ---------------------------------- Small models of transformers, where torch is -----------------------------------
 
 VOCABULARY = 97
 
