@@ -60,7 +60,7 @@ struct ClosedForm {
     for sequence in capture.sequences {
       try context.checkCancelled(token)
       differences(sequence, memory)
-      let step = (sequence.tokens &+ ClosedForm.tokens &- 1) / ClosedForm.tokens
+      let step = max(1, (sequence.tokens &+ ClosedForm.tokens &- 1) / ClosedForm.tokens)
       let some = (sequence.tokens &+ step &- 1) / step
       add(sequence.features.start, shape.features, memory.differences, shape.width, sequence.rows, memory, to: cross)
       add(
@@ -68,9 +68,9 @@ struct ClosedForm {
         to: query)
       let stride = step &* shape.width
       add(sequence.hidden.start, stride, sequence.hidden.start, stride, some, memory, to: state)
-      for s in 0..<some {
+      times(some) { s in
         let x = sequence.hidden.start + s &* stride
-        for i in 0..<shape.width { mean.start[i] += Double(x[i]) }
+        times(shape.width) { i in mean.start[i] += Double(x[i]) }
       }
       rows &+= sequence.rows
       tokens &+= some
@@ -79,8 +79,8 @@ struct ClosedForm {
     query.scale(by: 1 / Double(rows))
     state.scale(by: 1 / Double(tokens))
     mean.scale(by: 1 / Double(tokens))
-    for i in 0..<shape.width {
-      for j in 0..<shape.width { state.row(i)[j] -= mean.start[i] * mean.start[j] }
+    times(shape.width) { i in
+      times(shape.width) { j in state.row(i)[j] -= mean.start[i] * mean.start[j] }
     }
   }
 
@@ -94,13 +94,13 @@ struct ClosedForm {
       let (target, shares) = (memory.target(worker), memory.shares(worker))
       TargetRows.compute(kernels, sequence, count: count, scratch: target) { first &+ $0 }
       var longest = 0
-      for i in 0..<max(count, 0) { longest = max(longest, sequence.visible(first &+ i)) }
-      for i in 0..<max(count, 0) {
+      times(count) { i in longest = max(longest, sequence.visible(first &+ i)) }
+      times(count) { i in
         let p = TargetRows.pointer(sequence, row: first &+ i, inTile: i, scratch: target)
         let (one, visible) = (shares + i &* stride, sequence.visible(first &+ i))
         let equal = 1 / Float(visible)
-        for s in 0..<visible { one[s] = p[s] - equal }
-        (one + visible).update(repeating: 0, count: longest &- visible)
+        times(visible) { s in one[s] = p[s] - equal }
+        times(longest &- visible) { s in one[visible &+ s] = 0 }
       }
       accumulate(
         kernels, shares, (stride, 1), sequence.hidden.start, shape.width, rows: count, shape.width, longest, add: false,
@@ -122,7 +122,7 @@ struct ClosedForm {
         context.kernels, a + first, (1, aStride), b, bStride, rows: count, to.columns, rows, add: false, product,
         to.columns)
       let sums = to.row(first)
-      for i in 0..<max(count &* to.columns, 0) { sums[i] += Double(product[i]) }
+      times(count &* to.columns) { i in sums[i] += Double(product[i]) }
     }
   }
 
@@ -136,7 +136,7 @@ struct ClosedForm {
     let right = try Matrix(context, rows: shape.width, columns: rank)
     let solved = try Matrix(context, rows: shape.width, columns: rank)
     var random = SeededRandom(seed: 0)
-    for i in 0..<right.count { right.start[i] = Double(random.normal()) }
+    times(right.count) { i in right.start[i] = Double(random.normal()) }
     right.orthonormalise(&random)
     /// left = whitened M times right, before its last whitening is undone; solved = K'.
     func forward() {
@@ -162,7 +162,7 @@ struct ClosedForm {
     // (S + m m')^-1 m = S^-1 m / (1 + m' S^-1 m), and m' S^-1 m = |L^-1 m|^2.
     state.solve(mean)
     var square = 0.0
-    for i in 0..<shape.width { square += mean.start[i] * mean.start[i] }
+    times(shape.width) { i in square += mean.start[i] * mean.start[i] }
     state.solveTransposed(mean)
     mean.scale(by: 1 / (1 + square))
     return UnsafePointer(mean.start)
@@ -174,17 +174,17 @@ struct ClosedForm {
     let scale = (Double(shape.heads) * Double(shape.dim)).squareRoot()
     q.scale(by: scale)
     guard isFinite(q.start, q.count), isFinite(k.start, k.count), isFinite(c, shape.width) else { return false }
-    for f in 0..<shape.features {
+    times(shape.features) { f in
       let both = parameters + (shape.queryAt &+ f &* shape.queryWidth)
-      for i in 0..<2 &* shape.dim { both[i] *= 0.3 }
-      for i in 0..<rank {
+      times(2 &* shape.dim) { i in both[i] *= 0.3 }
+      times(rank) { i in
         both[shape.rope &+ i] = Float(q.row(f)[i])
         both[shape.dim &+ shape.rope &+ i] = -Float(q.row(f)[i])
       }
     }
-    for i in 0..<shape.width {
+    times(shape.width) { i in
       let key = parameters + (shape.keyAt &+ i &* shape.dim &+ shape.rope)
-      for j in 0..<rank { key[j] = Float(k.row(i)[j]) }
+      times(rank) { j in key[j] = Float(k.row(i)[j]) }
       let weights = parameters + (shape.weightAt &+ i &* shape.paddedHeads)
       (weights[0], weights[1]) = (Float(c[i]), -Float(c[i]))
     }
@@ -194,8 +194,13 @@ struct ClosedForm {
 
 /// All of `count` numbers are finite as floats.
 private func isFinite(_ numbers: UnsafePointer<Double>, _ count: Int) -> Bool {
-  for i in 0..<max(count, 0) where !(abs(numbers[i]) < Double(Float.greatestFiniteMagnitude)) { return false }
-  return true
+  var worst = 0.0
+  var sound = true
+  times(count) { i in
+    worst = max(worst, abs(numbers[i]))
+    sound = sound && numbers[i] == numbers[i]
+  }
+  return sound && worst < Double(Float.greatestFiniteMagnitude)
 }
 
 /// The working memory of the sums: one borrowed block, cut once for the longest sequence and the most rows.

@@ -17,7 +17,7 @@ final class Matrix: @unchecked Sendable {
   init(_ context: Context, rows: Int, columns: Int) throws(TamisError) {
     bytes = try Size.product(rows, columns, 8)
     start = try context.allocate(bytes: bytes, alignment: 64, what: "fit").assumingMemoryBound(to: Double.self)
-    start.update(repeating: 0, count: rows &* columns)
+    fill(start, rows &* columns, with: 0)
     self.rows = rows
     self.columns = columns
     self.context = context
@@ -30,9 +30,9 @@ final class Matrix: @unchecked Sendable {
   func row(_ i: Int) -> UnsafeMutablePointer<Double> { start + i &* columns }
 
   /// `other` has the same sizes.
-  func copy(_ other: Matrix) { start.update(from: other.start, count: min(count, other.count)) }
+  func copy(_ other: Matrix) { times(min(count, other.count)) { i in start[i] = other.start[i] } }
 
-  func scale(by factor: Double) { for i in 0..<max(count, 0) { start[i] *= factor } }
+  func scale(by factor: Double) { times(count) { i in start[i] *= factor } }
 
   // MARK: Positive definite matrices
 
@@ -41,13 +41,15 @@ final class Matrix: @unchecked Sendable {
   func factor(ridge part: Double) throws(TamisError) -> Bool {
     let largest = try largestEigenvalue()
     guard largest.isFinite, largest > 1e-30 else { return false }
-    for i in 0..<max(rows, 0) { row(i)[i] += part * largest }
-    for i in 0..<max(rows, 0) {
+    times(rows) { i in row(i)[i] += part * largest }
+    var i = 0
+    while i < rows {
       let mine = row(i)
-      for j in 0..<i { mine[j] = (mine[j] - dot(mine, row(j), j)) / row(j)[j] }
+      times(i) { j in mine[j] = (mine[j] - dot(mine, row(j), j)) / row(j)[j] }
       let left = mine[i] - dot(mine, mine, i)
       guard left.isFinite, left > 0 else { return false }
       mine[i] = left.squareRoot()
+      i &+= 1
     }
     return true
   }
@@ -56,11 +58,11 @@ final class Matrix: @unchecked Sendable {
   private func largestEigenvalue() throws(TamisError) -> Double {
     let vectors = try Matrix(context, rows: 2, columns: rows)
     let (from, to) = (vectors.row(0), vectors.row(1))
-    to.update(repeating: 1, count: rows)
+    fill(to, rows, with: 1)
     var length = Double(rows).squareRoot()
     for _ in 0..<100 where length > 0 {
-      for i in 0..<max(rows, 0) { from[i] = to[i] / length }
-      for i in 0..<max(rows, 0) { to[i] = dot(row(i), from, rows) }
+      times(rows) { i in from[i] = to[i] / length }
+      times(rows) { i in to[i] = dot(row(i), from, rows) }
       length = dot(to, to, rows).squareRoot()
     }
     return length
@@ -68,8 +70,8 @@ final class Matrix: @unchecked Sendable {
 
   /// L y = b in place, this being L.
   func solve(_ b: Matrix) {
-    for i in 0..<max(rows, 0) {
-      for j in 0..<i { add(-row(i)[j], b.row(j), to: b.row(i), b.columns) }
+    times(rows) { i in
+      times(i) { j in add(-row(i)[j], b.row(j), to: b.row(i), b.columns) }
       divide(b.row(i), by: row(i)[i], b.columns)
     }
   }
@@ -79,7 +81,7 @@ final class Matrix: @unchecked Sendable {
     var i = rows &- 1
     while i >= 0 {
       divide(b.row(i), by: row(i)[i], b.columns)
-      for j in 0..<i { add(-row(i)[j], b.row(i), to: b.row(j), b.columns) }
+      times(i) { j in add(-row(i)[j], b.row(i), to: b.row(j), b.columns) }
       i &-= 1
     }
   }
@@ -88,17 +90,17 @@ final class Matrix: @unchecked Sendable {
 
   /// to = this times `b`.
   func multiply(_ b: Matrix, to: Matrix) {
-    for i in 0..<max(rows, 0) {
-      to.row(i).update(repeating: 0, count: to.columns)
-      for j in 0..<max(columns, 0) { add(row(i)[j], b.row(j), to: to.row(i), b.columns) }
+    times(rows) { i in
+      fill(to.row(i), to.columns, with: 0)
+      times(columns) { j in add(row(i)[j], b.row(j), to: to.row(i), b.columns) }
     }
   }
 
   /// to = this, transposed, times `b`.
   func multiplyTransposed(_ b: Matrix, to: Matrix) {
-    to.start.update(repeating: 0, count: to.count)
-    for i in 0..<max(rows, 0) {
-      for j in 0..<max(columns, 0) { add(row(i)[j], b.row(i), to: to.row(j), b.columns) }
+    fill(to.start, to.count, with: 0)
+    times(rows) { i in
+      times(columns) { j in add(row(i)[j], b.row(i), to: to.row(j), b.columns) }
     }
   }
 
@@ -107,33 +109,35 @@ final class Matrix: @unchecked Sendable {
   /// Makes the columns orthonormal, in order (Gram and Schmidt, twice); one that depends on those before it becomes a
   /// random direction.
   func orthonormalise(_ random: inout SeededRandom) {
-    for c in 0..<max(columns, 0) {
+    var c = 0
+    while c < columns {
       var before = length(c)
       for _ in 0..<4 {
         for _ in 0..<2 {
-          for d in 0..<c { subtract(d, from: c) }
+          times(c) { d in subtract(d, from: c) }
         }
         let left = length(c)
         if left.isFinite, left > 1e-10 * before, left > 0 {
-          for i in 0..<max(rows, 0) { row(i)[c] /= left }
+          times(rows) { i in row(i)[c] /= left }
           break
         }
-        for i in 0..<max(rows, 0) { row(i)[c] = Double(random.normal()) }
+        times(rows) { i in row(i)[c] = Double(random.normal()) }
         before = length(c)
       }
+      c &+= 1
     }
   }
 
   private func length(_ c: Int) -> Double {
     var sum = 0.0
-    for i in 0..<max(rows, 0) { sum += row(i)[c] * row(i)[c] }
+    times(rows) { i in sum += row(i)[c] * row(i)[c] }
     return sum.squareRoot()
   }
 
   private func subtract(_ d: Int, from c: Int) {
     var along = 0.0
-    for i in 0..<max(rows, 0) { along += row(i)[c] * row(i)[d] }
-    for i in 0..<max(rows, 0) { row(i)[c] -= along * row(i)[d] }
+    times(rows) { i in along += row(i)[c] * row(i)[d] }
+    times(rows) { i in row(i)[c] -= along * row(i)[d] }
   }
 }
 
@@ -158,9 +162,23 @@ private func dot(_ a: UnsafePointer<Double>, _ b: UnsafePointer<Double>, _ count
 
 @inline(__always)
 private func add(_ factor: Double, _ from: UnsafePointer<Double>, to: UnsafeMutablePointer<Double>, _ count: Int) {
-  for i in 0..<max(count, 0) { to[i] += factor * from[i] }
+  times(count) { i in to[i] += factor * from[i] }
 }
 
 private func divide(_ numbers: UnsafeMutablePointer<Double>, by divisor: Double, _ count: Int) {
-  for i in 0..<max(count, 0) { numbers[i] /= divisor }
+  times(count) { i in numbers[i] /= divisor }
+}
+
+/// Calls body with 0, 1, ... below `count`, which may be negative: a loop that cannot trap.
+@inline(__always)
+func times(_ count: Int, _ body: (Int) -> Void) {
+  var i = 0
+  while i < count {
+    body(i)
+    i &+= 1
+  }
+}
+
+private func fill(_ numbers: UnsafeMutablePointer<Double>, _ count: Int, with value: Double) {
+  times(count) { i in numbers[i] = value }
 }
