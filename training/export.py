@@ -1,15 +1,17 @@
 """Writes a trained model as a `deepseek_v32` checkpoint that other programs read.
 
-    python export.py FOLDER TARGET
+    python export.py FOLDER TARGET [--state FILE] [--dense]
 
 FOLDER is a run of `train.py`.  TARGET receives config.json, model.safetensors
 (bf16; the router's bias, the indexer's norm and head weights in fp32),
-tokenizer.json, tokenizer_config.json and generation_config.json.
+tokenizer.json, tokenizer_config.json and generation_config.json.  --state: a
+copy of the run's state.pt from an earlier phase.  --dense: without indexers, as
+a `deepseek_v3`, which the model is until its indexers are trained.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -37,12 +39,16 @@ def tensors(state):
             for name, value in named.items()}
 
 
-def export(folder, config, target):
-    folder, target = Path(folder), Path(target)
+def export(folder, config, target, state=None, dense=False):
+    folder, target, model = Path(folder), Path(target), config["model"]
     target.mkdir(parents=True, exist_ok=True)
-    state = torch.load(folder / "state.pt")["model"]
-    save_file(tensors(state), target / "model.safetensors", metadata={"format": "pt"})
-    (target / "config.json").write_text(json.dumps(config["model"], indent=1) + "\n")
+    named = tensors(torch.load(state or folder / "state.pt")["model"])
+    if dense:
+        named = {name: value for name, value in named.items() if ".indexer." not in name}
+        model = {name: value for name, value in model.items() if not name.startswith("index_")} | {
+            "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"]}
+    save_file(named, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(model, indent=1) + "\n")
     shutil.copyfile(folder / "data" / "tokenizer.json", target / "tokenizer.json")
     (target / "tokenizer_config.json").write_text(json.dumps(
         {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[1],
@@ -54,7 +60,12 @@ def export(folder, config, target):
 
 
 if __name__ == "__main__":
-    run = Path(sys.argv[1])
-    kept = run / "config.json"
-    export(run, json.loads((kept if kept.exists() else Path(__file__).with_name("config.json")).read_text()),
-           sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--state", type=Path)
+    parser.add_argument("--dense", action="store_true")
+    given = parser.parse_args()
+    kept = given.folder / "config.json"
+    kept = kept if kept.exists() else Path(__file__).with_name("config.json")
+    export(given.folder, json.loads(kept.read_text()), given.target, given.state, given.dense)

@@ -20,6 +20,7 @@ public func tamis_indexer_fit(
     if given.learning_rate != 0 { wanted.learningRate = given.learning_rate }
     wanted.selected = Int(given.selected)
     wanted.seed = given.seed
+    wanted.randomStart = given.random_start != 0
     wanted.progress = given.on_step
     wanted.user = given.user
     let found = try indexer.fit(capture, wanted)
@@ -34,6 +35,7 @@ public func tamis_indexer_fit(
     filled.last_loss = found.lastLoss
     filled.seconds = found.seconds
     filled.flops = Double(found.flops)
+    filled.closed_start = found.closedStart ? 1 : 0
     fill(report, theirs, with: filled)
   }
 }

@@ -1,6 +1,7 @@
 // Fits an indexer to what was captured: sequences in random order, a sample of rows of each, a step of Adam. It works
-// on a copy, so that a fit which fails, diverges or is cancelled leaves the indexer as it was. Equal inputs and an
-// equal seed give equal bits, whatever the number of threads.
+// on a copy, so that a fit which fails, diverges or is cancelled leaves the indexer as it was. An indexer that has
+// learnt nothing yet begins in closed form (ClosedForm.swift). Equal inputs and an equal seed give equal bits, whatever
+// the number of threads.
 
 import Glibc
 package import TamisRuntime
@@ -16,6 +17,8 @@ package struct FitOptions {
   /// 0: the whole sequence (warm-up); else the k keys the indexer chooses (sparse stage).
   package var selected = 0
   package var seed: UInt64 = 0
+  /// An indexer that has learnt nothing yet begins as it is, not in closed form.
+  package var randomStart = false
   /// Called after every step on the calling thread; not 0: stop, as cancelled.
   package var progress: Progress?
   package var user: UnsafeMutableRawPointer?
@@ -34,6 +37,8 @@ package struct FitReport: Sendable {
   /// Of the matrix products, multiply and add counted separately.
   package var flops: UInt64 = 0
   package var warnings: Warnings = []
+  /// The fit began in closed form.
+  package var closedStart = false
 }
 
 /// What a reader of a report should know before believing it.
@@ -74,9 +79,9 @@ extension LearnedIndexer {
     defer { capture.busy.leave() }
     try check(capture, options)
     let began = Clock.wall()
-    var run = try FitRun(self, capture, options)
-    defer { run.release() }
     let token = context.beginCall()
+    var run = try FitRun(self, capture, options, token)
+    defer { run.release() }
     for step in 0..<options.steps {
       try context.checkCancelled(token)
       let loss = try run.step(step)
@@ -135,10 +140,13 @@ private struct FitRun {
   private var random: SeededRandom
   private let numbers: Positions  // [most rows of a sequence]
   private var order: [Int]
+  private let closedStart: Bool
   private var losses = LossRecord()
   private var flops: UInt64 = 0
 
-  init(_ indexer: LearnedIndexer, _ capture: Capture, _ options: FitOptions) throws(TamisError) {
+  init(
+    _ indexer: LearnedIndexer, _ capture: Capture, _ options: FitOptions, _ token: CallToken
+  ) throws(TamisError) {
     let (context, shape) = (indexer.context, indexer.shape)
     self.context = context
     self.options = options
@@ -146,6 +154,9 @@ private struct FitRun {
     self.capture = capture
     parameters = try Floats(context, shape.parameters, "fit")
     parameters.copy(indexer.parameters)
+    closedStart =
+      indexer.isRandom && !options.randomStart
+      ? try ClosedForm.begin(context, shape, capture, token, parameters) : false
     gradient = try Floats(context, shape.parameters, "fit")
     adam = try Adam(context, shape.parameters)
     random = SeededRandom(seed: options.seed)
@@ -188,6 +199,7 @@ private struct FitRun {
     report.firstLoss = losses.first
     report.lastLoss = losses.last
     report.flops = flops
+    report.closedStart = closedStart
     report.warnings = .of(sequences: capture.count, rows: capture.rows)
     if options.selected == 0, losses.learntNothing { report.warnings.insert(.nothingLearnt) }
     return report

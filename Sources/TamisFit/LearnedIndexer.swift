@@ -14,6 +14,8 @@ package final class LearnedIndexer: @unchecked Sendable {
   let frequencies: [Float]
   /// Replaced as a whole when a fit succeeds.
   private(set) var parameters: Floats
+  /// Nothing was learnt or read yet.
+  private(set) var isRandom = true
   let busy = BusyFlag()
 
   /// Random queries and keys of unit scale, a normalisation that does nothing yet, small head weights.
@@ -50,7 +52,10 @@ package final class LearnedIndexer: @unchecked Sendable {
     return (0..<rope / 2).map { Float(pow(Double(base), -2 * Double($0) / Double(rope))) }
   }
 
-  func replace(_ learnt: Floats) { parameters = learnt }
+  func replace(_ learnt: Floats) {
+    parameters = learnt
+    isRandom = false
+  }
 
   /// One tensor in the checkpoint's layout; `out` F32 of its shape.
   package func read(_ which: IndexerTensor, out: Tensor) throws(TamisError) {
@@ -73,6 +78,7 @@ package final class LearnedIndexer: @unchecked Sendable {
       forEach(which, tensor) { value, _, _ in finite = finite && value.pointee.isFinite }
       guard finite else { throw TamisError(.argument, "\(which.name): contains NaN or infinity") }
     }
+    isRandom = false
     for (which, tensor) in tensors {
       let (at, stride) = which.place(shape)
       forEach(which, tensor) { value, output, input in

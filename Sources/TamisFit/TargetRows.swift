@@ -33,8 +33,9 @@ enum TargetRows {
       (queries + i &* width).update(from: host.queries.start + row(i) &* width, count: width)
       longest = max(longest, sequence.visible(row(i)))
     }
+    let group = max(1, host.heads / max(1, host.keyHeads))
     for head in 0..<host.heads {
-      let keys = host.keys.start + head / (host.heads / host.keyHeads) &* host.dim &* host.keyStride
+      let keys = host.keys.start + head / group &* host.dim &* host.keyStride
       accumulate(
         kernels, queries + head &* host.dim, (width, 1), keys, host.keyStride, rows: count, longest, host.dim,
         add: false, scores, stride)

@@ -2,6 +2,7 @@
  * dtypes, misaligned memory, attention that is none, fits that run away, files that are none, objects freed in any
  * order. Each such call is refused with one line that names the function; the indexer stays as it was. */
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -334,8 +335,25 @@ static void fits(tamis_indexer *indexer, tamis_capture *capture) {
   options.steps = 20;
   CHECK_OK(tamis_indexer_fit(indexer, capture, &options, &report));
   CHECK(report.steps == 20 && report.rows == ROWS && report.last_loss < report.first_loss);
+  CHECK(report.closed_start == 1);
   /* the attention is equal shares: there is nothing to learn */
   CHECK(report.warnings == (TAMIS_WARN_FEW_SEQUENCES | TAMIS_WARN_FEW_ROWS | TAMIS_WARN_NOTHING_LEARNT));
+  /* what has learnt goes on from there, and an older program knows nothing of the start */
+  report.size = offsetof(tamis_fit_report, closed_start);
+  report.closed_start = 7;
+  options.size = offsetof(tamis_fit_options, random_start);
+  options.random_start = 1;
+  CHECK_OK(tamis_indexer_fit(indexer, capture, &options, &report));
+  CHECK(report.closed_start == 7);
+  report.size = sizeof report;
+  CHECK_OK(tamis_indexer_fit(indexer, capture, &options, &report));
+  CHECK(report.closed_start == 0);
+  tamis_indexer_free(other);
+  narrow = sizes();
+  CHECK_OK(tamis_indexer_create(ctx, &narrow, &other));
+  options.size = sizeof options;
+  CHECK_OK(tamis_indexer_fit(other, capture, &options, &report));
+  CHECK(report.closed_start == 0);
   tamis_indexer_free(other);
   tamis_capture_free(empty);
 }

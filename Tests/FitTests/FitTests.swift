@@ -107,6 +107,33 @@ func bits(_ indexer: LearnedIndexer) throws -> [UInt32] {
     #expect(found[0] != found[3])
   }
 
+  /// Of hosts wide enough for several blocks of sums; what was fitted begins with what it has.
+  @Test func theClosedStartHasTheSameBitsForAnyNumberOfThreads() throws {
+    var found: [[UInt32]] = []
+    for threads: UInt32 in [1, 2, 3] {
+      let context = try makeContext(threads: threads)
+      let capture = Capture(context)
+      for seed: UInt64 in 0..<3 {
+        let host = Host(
+          tokens: 150, width: 100, features: 70, positions: (0..<100).map { Int32($0) }, allVisible: seed == 2,
+          seed: seed)
+        try host.add(to: capture, byHeads: seed == 1)
+      }
+      let indexer = try makeIndexer(context, width: 100, features: 70)
+      let random = try bits(indexer)
+      var options = options(steps: 1)
+      options.learningRate = 1e-30
+      #expect(try indexer.fit(capture, options).closedStart)
+      found.append(try bits(indexer))
+      #expect(found[found.count - 1] != random)
+      #expect(try !indexer.fit(capture, options).closedStart)
+      let other = try makeIndexer(context, width: 100, features: 70)
+      options.randomStart = true
+      #expect(try !other.fit(capture, options).closedStart)
+    }
+    #expect(found[0] == found[1] && found[0] == found[2])
+  }
+
   @Test func whatStopsAFitChangesNothing() throws {
     let context = try makeContext()
     let capture = Capture(context)

@@ -1,6 +1,7 @@
 """A run of a few steps through all phases with a tiny model: it must train, resume, stay causal and export."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -167,3 +168,16 @@ def test_the_export_is_what_transformers_reads(config, finished, tmp_path):
     for k, largest, close, _ in compare(tmp_path, (2048, 32)):
         assert close > 0.98, (k, largest)
     assert Model(json.loads((tmp_path / "config.json").read_text())).config.num_hidden_layers == 3
+
+
+def test_a_dense_export_has_no_indexers(config, finished, tmp_path):
+    from safetensors.torch import load_file
+
+    shutil.copyfile(finished.folder / "state.pt", tmp_path / "kept.pt")
+    export(finished.folder, config, tmp_path / "dense", tmp_path / "kept.pt", dense=True)
+    export(finished.folder, config, tmp_path / "whole")
+    dense, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("dense", "whole"))
+    assert set(dense) == {name for name in whole if ".indexer." not in name} != set(whole)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in dense.items())
+    settings = json.loads((tmp_path / "dense" / "config.json").read_text())
+    assert settings["model_type"] == "deepseek_v3" and not any(name.startswith("index_") for name in settings)

@@ -304,13 +304,14 @@ OnStep = CFUNCTYPE(c_int32, c_void_p, c_uint32, c_uint32, c_double)
 
 class FitOptions(Sized):  # struct tamis_fit_options
     _fields_ = [("size", c_uint32), ("steps", c_uint32), ("rows", c_uint32), ("learning_rate", c_float),
-                ("selected", c_uint32), ("seed", c_uint64), ("on_step", OnStep), ("user", c_void_p)]
+                ("selected", c_uint32), ("seed", c_uint64), ("on_step", OnStep), ("user", c_void_p),
+                ("random_start", c_uint32)]
 
 
 class FitReport(Sized):  # struct tamis_fit_report
     _fields_ = [("size", c_uint32), ("steps", c_uint32), ("warnings", c_uint32), ("sequences", c_uint64),
                 ("rows", c_uint64), ("first_loss", c_double), ("last_loss", c_double), ("seconds", c_double),
-                ("flops", c_double)]
+                ("flops", c_double), ("closed_start", c_uint32)]
 
 
 class MassAt(Structure):  # struct tamis_mass_at

@@ -26,8 +26,8 @@ def named_warnings(bits: int) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class FitReport:
     """What a fit did. Losses: mean divergence from the attention in nats, over the first and the last sixteenth of the
-    steps. flops: of the matrix products. warnings: "few sequences" (below 8), "few rows" (below 1,024), "nothing
-    learnt" (no nearer to the attention than equal shares for all keys)."""
+    steps. flops: of the steps' matrix products. warnings: "few sequences" (below 8), "few rows" (below 1,024), "nothing
+    learnt" (no nearer to the attention than equal shares for all keys). closed_start: it began in closed form."""
 
     steps: int
     sequences: int
@@ -37,6 +37,7 @@ class FitReport:
     seconds: float
     flops: float
     warnings: tuple[str, ...]
+    closed_start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +185,14 @@ class Indexer(Owner):
         return q, w, key
 
     def fit(self, capture: Capture, *, steps: int = 400, rows: int = 128, learning_rate: float = 0.01,
-            selected: int = 0, seed: int = 0, on_step: Callable[[int, int, float], Any] | None = None) -> FitReport:
+            selected: int = 0, seed: int = 0, on_step: Callable[[int, int, float], Any] | None = None,
+            random_start: bool = False) -> FitReport:
         """Learns the captured attention. rows: query rows of a step. selected: 0: over everything a row sees; k: over
         the k keys that the indexer chooses (DeepSeek-V3.2's sparse stage). on_step(step, steps, loss): after each
         step; a true result stops the fit (CancelledError), an exception stops it and is raised. A fit that fails,
-        diverges (ArgumentError) or is stopped leaves the indexer as it was; a second one goes on from the first."""
+        diverges (ArgumentError) or is stopped leaves the indexer as it was; a second one goes on from the first.
+        random_start: an indexer that has learnt nothing yet begins with its random parameters; otherwise in closed
+        form (docs/indexer.md) where it has two heads, unturned dims and no more than 8,192 inputs."""
         handle, shown, raised = self._open(), capture._open(), []
 
         def step(_user: Any, number: int, count: int, loss: float) -> int:
@@ -202,7 +206,7 @@ class Indexer(Owner):
         options = _c.FitOptions(
             steps=integer(steps, "steps", 1, UINT32), rows=integer(rows, "rows", 1, UINT32),
             learning_rate=learning_rate, selected=integer(selected, "selected", 0, UINT32),
-            seed=integer(seed, "seed", 0, UINT64))
+            seed=integer(seed, "seed", 0, UINT64), random_start=bool(random_start))
         if learning_rate == 0:
             raise wrong("learning_rate: is 0, expected more")
         if on_step is not None:
@@ -214,7 +218,7 @@ class Indexer(Owner):
                 raise raised[0] from None
             raise
         return FitReport(report.steps, report.sequences, report.rows, report.first_loss, report.last_loss,
-                         report.seconds, report.flops, named_warnings(report.warnings))
+                         report.seconds, report.flops, named_warnings(report.warnings), bool(report.closed_start))
 
     def diagnose(self, capture: Capture, k: Any = (), *, mass: float = 0.9, least_visible: int | None = None
                  ) -> Diagnosis:

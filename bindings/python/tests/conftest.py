@@ -74,3 +74,30 @@ def cases(prefix):
 @pytest.fixture
 def vectors():
     return VECTORS
+
+
+# ---------------------------------- Small models of transformers, where torch is -----------------------------------
+
+VOCABULARY = 97
+
+
+def prompt(length, batch=1, pads=()):
+    """Token ids [batch, length] and their mask; row b begins with pads[b] of padding."""
+    import torch
+    ids = torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(length + batch))
+    mask = torch.ones_like(ids)
+    for row, pad in enumerate(pads):
+        ids[row, :pad], mask[row, :pad] = 0, 0
+    return ids, mask
+
+
+def logits(model, ids, mask=None, **named):
+    import torch
+    with torch.no_grad():
+        return model(ids, attention_mask=mask, **named).logits
+
+
+def difference(a, b, mask=None):
+    """Largest difference relative to the largest number."""
+    seen = slice(None) if mask is None else mask.bool()
+    return float((a[seen] - b[seen]).abs().max() / b[seen].abs().max())

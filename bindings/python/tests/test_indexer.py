@@ -81,6 +81,112 @@ def test_heads_are_averaged_and_queries_and_keys_are_the_same_attention(rng):
         assert other.indexer == pytest.approx(found[0].indexer, abs=1e-5)
 
 
+def best_bilinear(sequences, rank):
+    """Q [rank, features], K [rank, width] and c [width] of docs/indexer.md, by numpy's own decompositions, and how far
+    another M is from the whole one after whitening. sequences: x [m, width], r [n, features], attention [n, m] and
+    positions [n] of each, all float64."""
+    cross, query, second, mean = 0, 0, 0, 0
+    for x, r, p, positions in sequences:
+        seen = np.tri(len(x))[positions]
+        cross = cross + r.T @ (p - seen / seen.sum(1, keepdims=True)) @ x / len(r) / len(sequences)
+        query = query + r.T @ r / len(r) / len(sequences)
+        second = second + x.T @ x / len(x) / len(sequences)
+        mean = mean + x.mean(0) / len(sequences)
+    lower = [np.linalg.cholesky(c + 1e-3 * np.linalg.eigvalsh(c)[-1] * np.eye(len(c)))
+             for c in (query, second - np.outer(mean, mean))]
+    white = np.linalg.solve(lower[0], cross) @ np.linalg.inv(lower[1]).T
+    u, s, vt = np.linalg.svd(white)
+    scores = u[:, :rank] * s[:rank]
+    ridge = lower[1] @ lower[1].T + np.outer(mean, mean)
+    return (np.linalg.solve(lower[0].T, scores).T, np.linalg.solve(lower[1].T, vt[:rank].T).T,
+            np.linalg.solve(ridge, mean), lambda m: np.linalg.norm(lower[0].T @ m @ lower[1] - white))
+
+
+def start_of(indexer, capture):
+    """The parameters that a fit begins with."""
+    return indexer.fit(capture, steps=1, learning_rate=1e-30)
+
+
+def test_a_fit_begins_with_the_best_bilinear_score(tmp_path, rng):
+    """Against numpy: the tensors where the rank is that of the host, the captured mass where it is cut."""
+    parameters = pytest.importorskip("safetensors.numpy")
+    mixing = rng.standard_normal((30, WIDTH))
+    sequences, capture = [], tamis.Capture()
+    for number in range(6):
+        x = rng.standard_normal((TOKENS, WIDTH)) @ np.diag(np.linspace(0.2, 2, WIDTH)) + 0.5
+        positions = np.sort(rng.choice(np.arange(10, TOKENS), 40, replace=False)).astype(np.int32)
+        r = x[positions] @ mixing.T + 0.1 * rng.standard_normal((40, 30))
+        logits = np.where(np.tri(TOKENS)[positions] > 0, r @ mixing @ x.T / 12, -np.inf)
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        arrays = [np.ascontiguousarray(array, np.float32) for array in (x, r, p)]
+        capture.add(arrays[0], arrays[2], r=arrays[1], positions=positions)
+        sequences.append((*(array.astype(float) for array in arrays), positions))
+    for dim, rope_dim in ((48, 16), (32, 0), (16, 8), (32, 28)):
+        rank = min(dim - rope_dim, WIDTH)
+        indexer = tamis.Indexer(WIDTH, 30, dim=dim, rope_dim=rope_dim, heads=3)
+        indexer.save(tmp_path / "random")
+        assert start_of(indexer, capture).closed_start
+        indexer.save(tmp_path / "start")
+        random, start = (parameters.load_file(tmp_path / name) for name in ("random", "start"))
+        q, k, c, distance = best_bilinear(sequences, rank)
+        mine = start["wq_b.weight"].reshape(3, dim, 30).astype(float)
+        unturned = slice(rope_dim, rope_dim + rank)
+        scale = (3 * dim) ** 0.5
+        product = mine[0, unturned].T @ start["wk.weight"][unturned].astype(float) / scale
+        if rank == WIDTH:
+            assert np.linalg.norm(product - q.T @ k) < 1e-4 * np.linalg.norm(q.T @ k)
+        assert distance(product) < 1.01 * distance(q.T @ k) + 1e-5 * distance(0 * product)
+        assert np.array_equal(mine[0, unturned], -mine[1, unturned])
+        weights = start["weights_proj.weight"]
+        assert np.allclose(weights[0], c, rtol=1e-3, atol=1e-4 * np.abs(c).max())
+        assert np.array_equal(weights[0], -weights[1])
+        # the rest is as random as it was
+        assert np.array_equal(weights[2], random["weights_proj.weight"][2])
+        assert np.array_equal(mine[2], random["wq_b.weight"].reshape(3, dim, 30)[2])
+        assert np.array_equal(start["wk.weight"][:rope_dim], random["wk.weight"][:rope_dim])
+        assert np.array_equal(start["k_norm.weight"], np.ones(dim)) and np.abs(start["k_norm.bias"]).max() < 1e-20
+        # what it finds is what numpy's finds, up to the basis of the two factors, which LayerNorm sees
+        theirs = {name: tensor.copy() for name, tensor in random.items()}
+        queries = theirs["wq_b.weight"].reshape(3, dim, 30)
+        queries[:2] *= 0.3
+        queries[0, unturned], queries[1, unturned] = scale * q, -scale * q
+        theirs["wk.weight"][unturned] = k
+        theirs["weights_proj.weight"][:2] = c, -c
+        parameters.save_file(theirs, tmp_path / "theirs")
+        found = [tamis.Indexer.load(tmp_path / name, rope_dim=rope_dim).diagnose(capture, [6], least_visible=20).at[0]
+                 for name in ("random", "start", "theirs")]
+        assert abs(found[1].indexer - found[2].indexer) < 0.03
+        assert found[1].indexer - found[0].indexer > 0.2 * (found[1].oracle - found[0].indexer)
+
+
+def test_what_has_learnt_begins_with_what_it_has(tmp_path):
+    capture = capture_of(None, range(2))
+    x = kinds_host(0)[0]
+
+    def key(indexer):
+        return indexer.project(x)[2]
+
+    indexer = tamis.Indexer(WIDTH, dim=16)
+    before = key(indexer)
+    assert not indexer.fit(capture, steps=1, learning_rate=1e-30, random_start=True).closed_start
+    assert np.array_equal(key(indexer), before)
+    assert not start_of(indexer, capture).closed_start and np.array_equal(key(indexer), before)
+    tamis.Indexer(WIDTH, dim=16).save(tmp_path / "random")
+    loaded = tamis.Indexer.load(tmp_path / "random")
+    assert not start_of(loaded, capture).closed_start and np.array_equal(key(loaded), before)
+    for none in ({"heads": 1}, {"rope_dim": 16}):  # two heads and unturned dims are needed
+        indexer = tamis.Indexer(WIDTH, dim=16, **none)
+        before = key(indexer)
+        assert not start_of(indexer, capture).closed_start and np.array_equal(key(indexer), before)
+    # a host that says nothing: all tokens are one
+    same = tamis.Capture()
+    equal = np.tri(TOKENS) / np.arange(1, TOKENS + 1)[:, None]
+    same.add(np.ones((TOKENS, WIDTH), np.float32), equal.astype(np.float32))
+    report = tamis.Indexer(WIDTH, dim=16).fit(same, steps=3)
+    assert np.isfinite(report.last_loss)
+
+
 def test_the_same_seed_gives_the_same_bits():
     capture = capture_of(None, range(2))
     one, two, other = (tamis.fit(capture, dim=16, steps=5, seed=seed)[0].project(kinds_host(0)[0])[2]

@@ -5,6 +5,7 @@ import copy
 
 import numpy as np
 import pytest
+from conftest import VOCABULARY, difference, logits, prompt
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers", "5.23")
@@ -12,7 +13,7 @@ hf = pytest.importorskip("transformers", "5.23")
 import tamis  # noqa: E402
 import tamis.transformers  # noqa: E402
 
-TOPK, VOCABULARY = 12, 97
+TOPK = 12
 torch.set_num_threads(1)  # of models as small as these; threads that wait for each other take the time
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=48, intermediate_size=64, moe_intermediate_size=32,
              num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, kv_lora_rank=24,
@@ -63,26 +64,6 @@ def accelerated(model, **options):
         yield model
     finally:
         tamis.transformers.restore(model)
-
-
-def prompt(length, batch=1, pads=()):
-    """Token ids [batch, length] and their mask; row b begins with pads[b] of padding."""
-    ids = torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(length + batch))
-    mask = torch.ones_like(ids)
-    for row, pad in enumerate(pads):
-        ids[row, :pad], mask[row, :pad] = 0, 0
-    return ids, mask
-
-
-@torch.no_grad()
-def logits(model, ids, mask=None, **named):
-    return model(ids, attention_mask=mask, **named).logits
-
-
-def difference(a, b, mask=None):
-    """Largest difference relative to the largest number."""
-    seen = slice(None) if mask is None else mask.bool()
-    return float((a[seen] - b[seen]).abs().max() / b[seen].abs().max())
 
 
 @pytest.mark.parametrize("family", MODELS)

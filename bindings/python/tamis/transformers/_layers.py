@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import sys
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AttentionInterface
+from transformers.masking_utils import create_causal_mask
 
 from .._errors import error, wrong
 from ._cache import IndexedLayer
 
 ROWS = 256  # query rows whose absorbed queries exist at once: [256, heads, latent] is what a long prompt needs
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"  # before 5.24
 FEW = 64  # rows up to which reading a weight is what a projection costs, and Tamis reads it faster than torch does
 
 
@@ -133,14 +136,13 @@ class Expansion:
 
 
 @torch.no_grad()
-def select(self: nn.Module, hidden_states: torch.Tensor, *arguments: Any, past_key_values: Any = None, **named: Any
-           ) -> torch.Tensor:
+def select(self: nn.Module, hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
     """In the place of an indexer's forward. -> int32 [rows, topk]: for each real token, positions among the real
     tokens of its sequence, ascending, -1 behind the last; [rows, 0] while every token sees all before it.
 
-    arguments: the query latent (mistral_large4 has none), (cos, sin), the mask, the position ids.
+    arguments: the query latent (mistral_large4 has none), (cos, sin), the mask, the position ids; named: the cache.
     """
-    layer = past_key_values.layers[self.layer_idx]
+    layer = named[CACHE].layers[self.layer_idx]
     if hasattr(self, "softmax_scaling"):
         latent, (cos, sin), positions = self.q_input_norm(hidden_states), arguments[0], arguments[2]
     else:

@@ -14,7 +14,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from .. import Context
 from .._errors import error
 from ._cache import IndexedLayer, Layout, Step, refuse
-from ._layers import original_forward
+from ._layers import CACHE, original_forward
 
 SPARSE = "indexed_attention"
 MASKS = {"sliding_attention": create_sliding_window_causal_mask, "full_attention": create_causal_mask}
@@ -42,7 +42,8 @@ def run_model(self: nn.Module, *arguments: Any, **named: Any) -> Any:
     given = dict(zip(inspect.signature(forward).parameters, arguments), **named)
     use_cache = given.get("use_cache")
     keep = self.config.use_cache if use_cache is None else use_cache
-    caller_cache = given.get("past_key_values")
+    caller_cache = given.pop("past_key_values", None)
+    caller_cache = given.get(CACHE) if caller_cache is None else caller_cache
     cache = caller_cache if caller_cache is not None else DynamicCache(config=self.config)
     layers = our_layers(self, cache)
     states = given.get("inputs_embeds")
@@ -59,7 +60,7 @@ def run_model(self: nn.Module, *arguments: Any, **named: Any) -> Any:
     real = real_tokens(mask, batch, width, layers[0])
     refuse_packed(given["position_ids"], mask, caller_cache)
     given["attention_mask"] = masks(self, mask, states, cache, given["position_ids"])
-    given["past_key_values"] = cache
+    given[CACHE] = cache
     dtype = states.dtype if states.is_floating_point() else self.get_input_embeddings().weight.dtype
     try:
         step = Step.of(batch, width, past, real)
@@ -130,7 +131,7 @@ def masks(decoder: nn.Module, mask: Any, states: torch.Tensor, cache: Any, posit
     kinds = set(decoder.config.layer_types) - {SPARSE}
     embedded = decoder.get_input_embeddings().weight.new_empty((*states.shape[:2], 1)) if kinds else None
     made = {kind: MASKS[kind](config=decoder.config, inputs_embeds=embedded, attention_mask=mask,
-                              past_key_values=cache, position_ids=positions) for kind in kinds}
+                              position_ids=positions, **{CACHE: cache}) for kind in kinds}
     return made | {SPARSE: torch.ones((1, 1, 1, 1), dtype=torch.bool)}
 
 

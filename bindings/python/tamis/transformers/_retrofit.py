@@ -21,7 +21,6 @@ from .._report import LayerReport, Report, layer_costs
 from ._dense import Steering, Watch, adopt_dense, adopt_steered, check_modes, features, latent, layout
 from ._layers import disown, replace
 from ._model import run_model
-from ._start import Sums, started
 
 CAPTURE_BYTES = 2 << 30  # of what is captured at once; the text is read again for the layers that do not fit
 HELD_OUT = 5  # every fifth window is not fitted to but measured
@@ -198,11 +197,10 @@ def rows_of(window: torch.Tensor, count: int, rng: np.random.Generator) -> torch
 
 
 class Layer:
-    """One layer while it is fitted: captures to fit and to measure, sums for the start, held-out states for the
-    selections."""
+    """One layer while it is fitted: captures to fit and to measure, held-out states for the selections."""
 
     def __init__(self, ctx: Context):
-        self.shown, self.held_out, self.sums = Capture(ctx), Capture(ctx), Sums()
+        self.shown, self.held_out = Capture(ctx), Capture(ctx)
         self.states: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
 
@@ -237,8 +235,6 @@ def capture(decoder: nn.Module, attentions: list[nn.Module], numbers: list[int],
         to.add(x, attention, r=r, positions=places.to(torch.int32))
         if batch[one] in measured:
             layer.states.append((x.clone(), r.clone(), places))
-        else:
-            layer.sums.add(x, r, attention, places)
 
     watch = Watch(decoder.config._attn_implementation, set(numbers), see)
     with watching(decoder, attentions, watch):
@@ -253,7 +249,6 @@ def groups(attentions: list[nn.Module], windows: list[torch.Tensor], rows: int) 
     tokens, sampled = sum(map(len, windows)), sum(min(rows, len(window)) for window in windows)
     width = attentions[0].config.hidden_size
     each = 4 * (tokens * width + sampled * (features(attentions[0]) + max(map(len, windows))))
-    each += 8 * (width + features(attentions[0])) ** 2  # of the sums
     together = max(1, CAPTURE_BYTES // each)
     return [list(range(first, min(first + together, len(attentions)))) for first in range(0, len(attentions), together)]
 
@@ -303,14 +298,14 @@ def fit_layers(decoder: nn.Module, attentions: list[nn.Module], windows: list[to
             layer = found.pop(number)
             how = dict(heads=plan.heads, dim=plan.dim, rope_dim=rope_dim, seed=plan.seed + number,
                        rope_frequencies=np.asarray(frequencies, np.float32) if rope_dim else None)
-            sizes = decoder.config.hidden_size, features(attentions[number])
-            plain, indexer = Indexer(*sizes, ctx=ctx, **how), started(layer.sums, *sizes, ctx=ctx, **how)
+            indexer = Indexer(decoder.config.hidden_size, features(attentions[number]), ctx=ctx, **how)
+            unfitted = indexer.diagnose(layer.held_out, ks)
             report = indexer.fit(layer.shown, steps=plan.steps, seed=plan.seed + number, on_step=step_of(plan, number))
             own = [selection(indexer, states, plan.k, ctx) for states in layer.states]
             overlap = None if before is None else shared_part(own, before)
             cost = layer_costs(architecture(attentions[number], indexer, ctx), context, ks, plan.machine)
-            made = LayerReport(f"{number}", indexer.diagnose(layer.held_out, ks), plain.diagnose(layer.held_out, ks),
-                               report, cost, overlap=overlap)
+            made = LayerReport(f"{number}", indexer.diagnose(layer.held_out, ks), unfitted, report, cost,
+                               overlap=overlap)
             mode = mode_of(made, plan, layers[-1].mode if layers else "dense")
             # what the next layer would share is what this one attends to
             before = before if mode == "shared" else own
