@@ -6,8 +6,9 @@ package import TamisRuntime
 import TamisShims
 
 package struct Normalizer: Sendable {
-  private enum Form: Sendable {
-    case nfc, nfd, nfkc, nfkd
+  private enum Form: UInt64 {
+    case nfc = 1
+    case nfd, nfkc, nfkd
     var composes: Bool { self == .nfc || self == .nfkc }
     var isCompatible: Bool { self == .nfkc || self == .nfkd }
   }
@@ -15,7 +16,8 @@ package struct Normalizer: Sendable {
   private static let stepLimit = 16
   private static let depthLimit = 4
 
-  private var forms: [Form] = []
+  private var forms: UInt64 = 0  // four bits each, the last first
+  private var count = 0
 
   /// nil: none.
   package init(_ value: JSONValue?) throws(TamisError) {
@@ -27,30 +29,38 @@ package struct Normalizer: Sendable {
     if type.equals("Sequence"), depth < Normalizer.depthLimit {
       for part in try value.required("normalizers").elements { try add(part, depth: depth &+ 1) }
     } else if type.equals("NFC") {
-      forms.append(.nfc)
+      try add(.nfc, value)
     } else if type.equals("NFD") {
-      forms.append(.nfd)
+      try add(.nfd, value)
     } else if type.equals("NFKC") {
-      forms.append(.nfkc)
+      try add(.nfkc, value)
     } else if type.equals("NFKD") {
-      forms.append(.nfkd)
+      try add(.nfkd, value)
     } else {
       throw TamisError(.unsupported, "tokenizer: normalizer \(try type.string().prefix(64))")
     }
-    guard forms.count <= Normalizer.stepLimit else {
-      throw value.failure("at most \(Normalizer.stepLimit) normalizers")
-    }
+  }
+
+  private mutating func add(_ form: Form, _ value: JSONValue) throws(TamisError) {
+    guard count < Normalizer.stepLimit else { throw value.failure("at most \(Normalizer.stepLimit) normalizers") }
+    forms = forms << 4 | form.rawValue
+    count &+= 1
+  }
+
+  private func form(_ step: Int) -> Form? {
+    Form(rawValue: forms &>> UInt64(truncatingIfNeeded: 4 &* (count &- 1 &- step)) & 15)
   }
 
   /// Fills `out` with the text in its normal form, or returns false where that is the text itself. `text` is UTF-8.
   package func normalize(
     _ text: UnsafeBufferPointer<UInt8>, into out: inout GrowableBuffer<UInt8>
   ) throws(TamisError) -> Bool {
-    guard !forms.isEmpty, mayChange(text) else { return false }
+    guard count > 0, mayChange(text) else { return false }
     var scalars = GrowableBuffer<UInt32>(out.context)
-    for (number, form) in forms.enumerated() {
+    var step = 0
+    while let form = step < count ? form(step) : nil {
       var decomposed = GrowableBuffer<UInt32>(out.context)
-      if number == 0 {
+      if step == 0 {
         var position = 0
         while position < text.count {
           guard case .scalar(let scalar, let length) = UTF8Text.unit(UnsafeRawBufferPointer(text), at: position)
@@ -64,21 +74,37 @@ package struct Normalizer: Sendable {
       try Normalizer.order(&decomposed)
       if form.composes { Normalizer.compose(&decomposed) }
       scalars = decomposed
+      step &+= 1
     }
     out.truncate(to: 0)
-    for scalar in scalars.elements {
-      try UTF8Text.append(Unicode.Scalar(scalar) ?? Unicode.Scalar(0xFFFD as UInt16) ?? " ", to: &out)
-    }
+    for scalar in scalars.elements { try Normalizer.write(scalar, to: &out) }
     guard out.count <= Tokenizer.textLimit &* 3 else {
       throw TamisError(.argument, "tokenize: \(out.count) bytes in normal form, at most \(Tokenizer.textLimit &* 3)")
     }
     return !out.elements.elementsEqual(text)
   }
 
+  private static func write(_ scalar: UInt32, to out: inout GrowableBuffer<UInt8>) throws(TamisError) {
+    func tail(_ shift: UInt32) -> UInt8 { 0x80 | UInt8(truncatingIfNeeded: scalar >> shift) & 0x3F }
+    if scalar < 0x80 { return try out.append(UInt8(truncatingIfNeeded: scalar)) }
+    if scalar < 0x800 {
+      try out.append(UInt8(truncatingIfNeeded: 0xC0 | scalar >> 6))
+    } else {
+      if scalar < 0x10000 {
+        try out.append(UInt8(truncatingIfNeeded: 0xE0 | scalar >> 12))
+      } else {
+        try out.append(UInt8(truncatingIfNeeded: 0xF0 | scalar >> 18))
+        try out.append(tail(12))
+      }
+      try out.append(tail(6))
+    }
+    try out.append(tail(0))
+  }
+
   /// ASCII is in every form; what lies below U+0300 is composed.
   private func mayChange(_ text: UnsafeBufferPointer<UInt8>) -> Bool {
-    let composed = forms.allSatisfy { $0 == .nfc }
-    for byte in text where byte >= (composed ? 0xCC : 0x80) { return true }
+    let least: UInt8 = count == 1 && form(0) == .nfc ? 0xCC : 0x80
+    for byte in text where byte >= least { return true }
     return false
   }
 

@@ -15,17 +15,17 @@ package import TamisFormats
 package import TamisRuntime
 
 package enum ChatReply {
-  private static let bar: StaticString = "｜DSML｜"
-  private static let begin: StaticString = "<｜begin▁of▁sentence｜>"
-  private static let end: StaticString = "<｜end▁of▁sentence｜>"
-  private static let think: StaticString = "<think>"
-  private static let thinkEnd: StaticString = "</think>"
-  private static let calls: StaticString = "\n\n<｜DSML｜function_calls"
-  private static let callsEnd: StaticString = "</｜DSML｜function_calls>"
-  private static let call: StaticString = "<｜DSML｜invoke"
-  private static let callEnd: StaticString = "</｜DSML｜invoke"
-  private static let parameter: StaticString = "<｜DSML｜parameter"
-  private static let parameterEnd: StaticString = "</｜DSML｜parameter"
+  private static let bar: ReplyMark = "｜DSML｜"
+  private static let begin: ReplyMark = "<｜begin▁of▁sentence｜>"
+  private static let end: ReplyMark = "<｜end▁of▁sentence｜>"
+  private static let think: ReplyMark = "<think>"
+  private static let thinkEnd: ReplyMark = "</think>"
+  private static let calls: ReplyMark = "\n\n<｜DSML｜function_calls"
+  private static let callsEnd: ReplyMark = "</｜DSML｜function_calls>"
+  private static let call: ReplyMark = "<｜DSML｜invoke"
+  private static let callEnd: ReplyMark = "</｜DSML｜invoke"
+  private static let parameter: ReplyMark = "<｜DSML｜parameter"
+  private static let parameterEnd: ReplyMark = "</｜DSML｜parameter"
 
   /// Appends the message as JSON; a text that fails is left as it was. Invalid UTF-8 counts as U+FFFD.
   package static func append(
@@ -144,6 +144,17 @@ package enum ChatReply {
   }
 }
 
+/// Bytes of the program. (A StaticString checks on every use that it has any.)
+private struct ReplyMark: ExpressibleByStringLiteral, @unchecked Sendable {
+  let start: UnsafePointer<UInt8>
+  let count: Int
+
+  init(stringLiteral text: StaticString) {
+    start = text.utf8Start
+    count = text.utf8CodeUnitCount
+  }
+}
+
 /// A place in a reply. Ranges are of bytes and lie inside it.
 private struct ReplyScanner {
   enum Mark { case none, first, second }
@@ -158,32 +169,32 @@ private struct ReplyScanner {
   func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: text[range]) }
 
   /// What stands before the nearer of two marks, and which one; goes behind it. `.none`: all the rest.
-  mutating func read(to first: StaticString, _ second: StaticString) -> (Range<Int>, Mark) {
+  mutating func read(to first: ReplyMark, _ second: ReplyMark) -> (Range<Int>, Mark) {
     let start = position
     while position < text.count {
-      let here = position
-      if skip(first) { return (start..<here, .first) }
-      if skip(second) { return (start..<here, .second) }
+      let part = Range(uncheckedBounds: (start, position))
+      if skip(first) { return (part, .first) }
+      if skip(second) { return (part, .second) }
       position &+= 1
     }
-    return (start..<position, .none)
+    return (Range(uncheckedBounds: (start, position)), .none)
   }
 
-  mutating func skip(_ mark: StaticString) -> Bool {
+  mutating func skip(_ mark: ReplyMark) -> Bool {
     guard has(mark, at: position, before: text.count) else { return false }
-    position &+= mark.utf8CodeUnitCount
+    position &+= mark.count
     return true
   }
 
-  private func has(_ mark: StaticString, at start: Int, before end: Int) -> Bool {
-    let count = mark.utf8CodeUnitCount
-    guard start >= 0, end &- start >= count, text[start] == mark.utf8Start[0] else { return false }
+  private func has(_ mark: ReplyMark, at start: Int, before end: Int) -> Bool {
+    let count = mark.count
+    guard start >= 0, end &- start >= count, text[start] == mark.start[0] else { return false }
     var i = 1
-    while i < count, text[start &+ i] == mark.utf8Start[i] { i &+= 1 }
+    while i < count, text[start &+ i] == mark.start[i] { i &+= 1 }
     return i == count
   }
 
-  private func find(_ mark: StaticString, in range: Range<Int>) -> Int? {
+  private func find(_ mark: ReplyMark, in range: Range<Int>) -> Int? {
     var at = range.lowerBound
     while at < range.upperBound {
       if has(mark, at: at, before: range.upperBound) { return at }
@@ -192,14 +203,14 @@ private struct ReplyScanner {
     return nil
   }
 
-  func first(of marks: [StaticString], in range: Range<Int>) -> Int? {
+  func first(of marks: [ReplyMark], in range: Range<Int>) -> Int? {
     var nearest: Int?
     for mark in marks { if let at = find(mark, in: range) { nearest = min(nearest ?? at, at) } }
     return nearest
   }
 
   func isBracketAndLine(_ range: Range<Int>) -> Bool {
-    range.count == 2 && has(">\n", at: range.lowerBound, before: range.upperBound)
+    range.upperBound &- range.lowerBound == 2 && has(">\n", at: range.lowerBound, before: range.upperBound)
   }
 
   /// `name="NAME">` and one new line, two where no parameter follows.
@@ -208,9 +219,9 @@ private struct ReplyScanner {
     while start < range.upperBound, [0x20, 0x09, 0x0A, 0x0D].contains(text[start]) { start &+= 1 }
     guard has("name=\"", at: start, before: range.upperBound) else { return nil }
     start &+= 6
-    for ending: StaticString in ["\">\n", "\">\n\n"] {
-      let end = range.upperBound &- ending.utf8CodeUnitCount
-      if end >= start, has(ending, at: end, before: range.upperBound) { return start..<end }
+    for ending: ReplyMark in ["\">\n", "\">\n\n"] {
+      let end = range.upperBound &- ending.count
+      if end >= start, has(ending, at: end, before: range.upperBound) { return Range(uncheckedBounds: (start, end)) }
     }
     return nil
   }
@@ -219,10 +230,11 @@ private struct ReplyScanner {
   func parameter(_ range: Range<Int>) -> (name: Range<Int>, value: Range<Int>, isString: Bool)? {
     guard has(" name=\"", at: range.lowerBound, before: range.upperBound) else { return nil }
     let start = range.lowerBound &+ 7
-    let yes: StaticString = "\" string=\"true\">"
-    let no: StaticString = "\" string=\"false\">"
-    guard let end = first(of: [yes, no], in: start..<range.upperBound) else { return nil }
+    let yes: ReplyMark = "\" string=\"true\">"
+    let no: ReplyMark = "\" string=\"false\">"
+    guard let end = first(of: [yes, no], in: Range(uncheckedBounds: (start, range.upperBound))) else { return nil }
     let isString = has(yes, at: end, before: range.upperBound)
-    return (start..<end, (end &+ (isString ? yes : no).utf8CodeUnitCount)..<range.upperBound, isString)
+    let value = end &+ (isString ? yes : no).count
+    return (Range(uncheckedBounds: (start, end)), Range(uncheckedBounds: (value, range.upperBound)), isString)
   }
 }
