@@ -642,6 +642,19 @@ typedef struct tamis_message {
 TAMIS_API tamis_status tamis_model_chat(tamis_model *model, const tamis_message *messages, size_t count,
                                         uint32_t thinking, int32_t *tokens, size_t capacity, size_t *token_count);
 
+/* The way back: the text that a deepseek_v32 model wrote behind tamis_model_chat, as an assistant's message: JSON in
+ * OpenAI's form, {"role": "assistant", "content": ..., "reasoning_content": ..., "tool_calls": [{"type": "function",
+ * "function": {"name": ..., "arguments": "{...}"}}, ...]}, into message[capacity], as tamis_ctx_describe. The parts go
+ * back into a tamis_message as they are.
+ * text [bytes]: UTF-8 (each invalid part counts as U+FFFD), as tamis_model_detokenize gives it with skip_special 0; the
+ * end token may be missing, anything behind it may not be there. thinking: as in the call that made the prompt.
+ * Nothing is mended. Errors: E_FORMAT (the byte at which something else was expected: reasoning without its end, a mark
+ * of the encoding inside reasoning or content, a call that is cut off or written wrongly, a parameter given twice or not
+ * JSON where it says so), E_UNSUPPORTED (another model_type), E_ARGUMENT (more than 2^29 bytes), E_MEMORY, E_BUDGET.
+ * Since 0.1. */
+TAMIS_API tamis_status tamis_model_parse(tamis_model *model, const char *text, size_t bytes, uint32_t thinking,
+                                         char *message, size_t capacity, size_t *needed);
+
 /* -- 6.2 evaluate --------------------------------------------------------------------------------------------- */
 
 enum {

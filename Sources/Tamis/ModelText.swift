@@ -13,16 +13,13 @@ public func tamis_model_tokenize(
 ) -> tamis_status {
   boundary("tamis_model_tokenize") { () throws(TamisError) in
     let model: TextModel = try object(model, "model")
-    guard bytes >= 0, bytes <= Tokenizer.textLimit else {
-      throw TamisError(.argument, "bytes is \(UInt(bitPattern: bytes)), expected at most \(Tokenizer.textLimit)")
-    }
-    guard text != nil || bytes == 0 else { throw TamisError(.argument, "text is NULL") }
+    let text = try givenText(text, bytes)
     let given = try Tamis.options(options, defaults: tamis_tokenize_options())
     try requireRoom(tokens, capacity, count)
     let wanted = Tokenizer.EncodingOptions(
       addsSpecialTokens: given.bare == 0, treatsSpecialAsText: given.special_as_text != 0)
     var ids = GrowableBuffer<Int32>(model.context)
-    try model.requireTokenizer().encode(UnsafeRawBufferPointer(start: text, count: bytes), wanted, into: &ids)
+    try model.requireTokenizer().encode(text, wanted, into: &ids)
     give(ids.elements, tokens, capacity, count)
   }
 }
@@ -69,9 +66,7 @@ public func tamis_model_chat(
 ) -> tamis_status {
   boundary("tamis_model_chat") { () throws(TamisError) in
     let model: TextModel = try object(model, "model")
-    guard model.decoder.config.family == .deepseekV32 else {
-      throw TamisError(.unsupported, "only deepseek_v32 has a chat encoding here")
-    }
+    try requireChatEncoding(model)
     let turns = try conversation(messages, count, model.context)
     try requireRoom(tokens, capacity, token_count)
     var text = GrowableBuffer<UInt8>(model.context)
@@ -81,6 +76,34 @@ public func tamis_model_chat(
       UnsafeRawBufferPointer(text.elements), Tokenizer.EncodingOptions(addsSpecialTokens: false), into: &ids)
     give(ids.elements, tokens, capacity, token_count)
   }
+}
+
+@_cdecl("tamis_model_parse") @implementation
+public func tamis_model_parse(
+  _ model: OpaquePointer?, _ text: UnsafePointer<CChar>?, _ bytes: Int, _ thinking: UInt32,
+  _ message: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ needed: UnsafeMutablePointer<Int>?
+) -> tamis_status {
+  boundary("tamis_model_parse") { () throws(TamisError) in
+    let model: TextModel = try object(model, "model")
+    try requireChatEncoding(model)
+    var json = GrowableBuffer<UInt8>(model.context)
+    try ChatReply.append(givenText(text, bytes), thinking: thinking != 0, to: &json)
+    try copyText(json.elements, message, capacity, needed)
+  }
+}
+
+private func requireChatEncoding(_ model: TextModel) throws(TamisError) {
+  guard model.decoder.config.family == .deepseekV32 else {
+    throw TamisError(.unsupported, "only deepseek_v32 has a chat encoding here")
+  }
+}
+
+private func givenText(_ text: UnsafePointer<CChar>?, _ bytes: Int) throws(TamisError) -> UnsafeRawBufferPointer {
+  guard bytes >= 0, bytes <= Tokenizer.textLimit else {
+    throw TamisError(.argument, "bytes is \(UInt(bitPattern: bytes)), expected at most \(Tokenizer.textLimit)")
+  }
+  guard text != nil || bytes == 0 else { throw TamisError(.argument, "text is NULL") }
+  return UnsafeRawBufferPointer(start: text, count: bytes)
 }
 
 /// A conversation is far below 2^20 turns, so its list is bookkeeping.

@@ -40,31 +40,36 @@ extension JSONValue {
   private func appendQuoted(to out: inout GrowableBuffer<UInt8>) throws(TamisError) {
     var text = GrowableBuffer<UInt8>(out.context)
     try appendString(to: &text)
-    try out.append(UInt8(ascii: "\""))
-    for byte in text.elements {
-      switch byte {
-      case UInt8(ascii: "\""), UInt8(ascii: "\\"):
-        try out.append(UInt8(ascii: "\\"))
-        try out.append(byte)
-      case 0x0A: try out.append("\\n")
-      case 0x0D: try out.append("\\r")
-      case 0x09: try out.append("\\t")
-      case 0x08: try out.append("\\b")
-      case 0x0C: try out.append("\\f")
-      case 0..<0x20:
-        try out.append("\\u00")
-        try out.append(hexDigit(byte >> 4))
-        try out.append(hexDigit(byte & 15))
-      default: try out.append(byte)
-      }
-    }
-    try out.append(UInt8(ascii: "\""))
+    try out.appendQuoted(UnsafeRawBufferPointer(text.elements))
   }
 }
 
 extension GrowableBuffer<UInt8> {
   package mutating func append(_ text: String) throws(TamisError) {
     for byte in text.utf8 { try append(byte) }
+  }
+
+  /// A JSON string of that text, which is UTF-8.
+  package mutating func appendQuoted(_ text: UnsafeRawBufferPointer) throws(TamisError) {
+    try append(UInt8(ascii: "\""))
+    for byte in text {
+      switch byte {
+      case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+        try append(UInt8(ascii: "\\"))
+        try append(byte)
+      case 0x0A: try append("\\n")
+      case 0x0D: try append("\\r")
+      case 0x09: try append("\\t")
+      case 0x08: try append("\\b")
+      case 0x0C: try append("\\f")
+      case 0..<0x20:
+        try append("\\u00")
+        try append(hexDigit(byte >> 4))
+        try append(hexDigit(byte & 15))
+      default: try append(byte)
+      }
+    }
+    try append(UInt8(ascii: "\""))
   }
 }
 

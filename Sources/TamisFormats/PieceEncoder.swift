@@ -14,6 +14,8 @@ struct PieceEncoder: ~Copyable {
   private static let cachedLength = 64
 
   var matcher: RegexMatcher
+  /// False while pieces do not stay in place.
+  var isCaching = true
   private var merger: PairMerger
   private var cache: GrowableBuffer<Entry>
   private var written: GrowableBuffer<UInt8>  // a piece in the byte alphabet
@@ -39,7 +41,7 @@ struct PieceEncoder: ~Copyable {
     into ids: inout GrowableBuffer<Int32>
   ) throws(TamisError) {
     guard piece.count > 0 else { return }
-    guard cache.count > 0, piece.count <= PieceEncoder.cachedLength else {
+    guard isCaching, cache.count > 0, piece.count <= PieceEncoder.cachedLength else {
       return try merge(piece, vocabulary, ignoresMerges: ignoresMerges, into: &ids)
     }
     let slot = hash(piece) & (cache.count &- 1)

@@ -6,7 +6,7 @@
 // only. Ids come back as the exact bytes of their tokens, never repaired: a token may hold half a character, and
 // `TextStream` holds such halves back until they are whole.
 //
-// It refuses what it would not do exactly: normalizers (NFC and the like), dropout, byte fallback, unknown tokens,
+// It refuses what it would not do exactly: normalizers beside the four forms of Unicode, dropout, byte fallback, unknown tokens,
 // pre-tokenizers and decoders that are not byte-level. The file's `truncation` and `padding` are not applied: a
 // runtime must not shorten a prompt silently.
 // One deliberate difference: an added token decodes to its content; `tokenizers` sends it through the byte alphabet
@@ -19,6 +19,7 @@ package final class Tokenizer: Sendable {
 
   private let context: Context
   private let tables: TokenTables
+  private let normalizer: Normalizer
   private let preTokenizer: PreTokenizer
   private let ignoresMerges: Bool
   private let prefix: [Int32]
@@ -30,7 +31,8 @@ package final class Tokenizer: Sendable {
 
   package init(_ document: JSONDocument, _ context: Context = .unmetered) throws(TamisError) {
     self.context = context
-    var loader = TokenizerLoader(context)
+    normalizer = try Normalizer(document.root.member("normalizer"))
+    var loader = TokenizerLoader(normalizer, context)
     try loader.load(document.root)
     preTokenizer = try PreTokenizer(document.root.required("pre_tokenizer"), context)
     ignoresMerges = loader.ignoresMerges
@@ -103,21 +105,31 @@ package final class Tokenizer: Sendable {
   ) throws(TamisError) {
     try text.withMemoryRebound(to: UInt8.self) { text throws(TamisError) in
       var encoder = try PieceEncoder(length: text.count, cached: !preTokenizer.addsPrefixSpace, context)
+      var normal = GrowableBuffer<UInt8>(context)
       var outer = AddedTokenScanner(treatSpecialAsText: options.treatsSpecialAsText)
       while let section = outer.next(tables.added, in: text) {
         switch section {
         case .token(let id): try ids.append(id)
         case .text(let range):
           let rest = UnsafeBufferPointer(rebasing: text[range])
-          var inner = AddedTokenScanner(treatSpecialAsText: options.treatsSpecialAsText)
-          while let section = inner.next(tables.addedNormalized, in: rest) {
-            switch section {
-            case .token(let id): try ids.append(id)
-            case .text(let range):
-              try encodePlain(UnsafeBufferPointer(rebasing: rest[range]), &encoder, into: &ids)
-            }
-          }
+          let isChanged = try normalizer.normalize(rest, into: &normal)
+          encoder.isCaching = !isChanged
+          try encodeNormal(isChanged ? normal.elements : rest, options, &encoder, into: &ids)
         }
+      }
+    }
+  }
+
+  /// A stretch in normal form.
+  private func encodeNormal(
+    _ text: UnsafeBufferPointer<UInt8>, _ options: EncodingOptions, _ encoder: inout PieceEncoder,
+    into ids: inout GrowableBuffer<Int32>
+  ) throws(TamisError) {
+    var scanner = AddedTokenScanner(treatSpecialAsText: options.treatsSpecialAsText)
+    while let section = scanner.next(tables.addedNormalized, in: text) {
+      switch section {
+      case .token(let id): try ids.append(id)
+      case .text(let range): try encodePlain(UnsafeBufferPointer(rebasing: text[range]), &encoder, into: &ids)
       }
     }
   }

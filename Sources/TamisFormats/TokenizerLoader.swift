@@ -17,6 +17,7 @@ struct TokenTables: ~Copyable, Sendable {
 }
 
 struct TokenizerLoader: ~Copyable {
+  private let normalizer: Normalizer
   private var tables: TokenTables
   private(set) var ignoresMerges = false
   private(set) var prefix: [Int32] = []
@@ -26,7 +27,8 @@ struct TokenizerLoader: ~Copyable {
 
   private static let surroundingLimit = 64
 
-  init(_ context: Context) {
+  init(_ normalizer: Normalizer, _ context: Context) {
+    self.normalizer = normalizer
     tables = TokenTables(context)
     text = GrowableBuffer(context)
     result = GrowableBuffer(context)
@@ -35,7 +37,6 @@ struct TokenizerLoader: ~Copyable {
   consuming func takeTables() -> TokenTables { tables }
 
   mutating func load(_ root: JSONValue) throws(TamisError) {
-    try refuseNormalizer(root.member("normalizer"))
     try checkDecoder(try root.required("decoder"))
     let model = try root.required("model")
     try checkModel(model)
@@ -49,13 +50,6 @@ struct TokenizerLoader: ~Copyable {
   // MARK: what must be as expected
 
   private func unsupported(_ what: String) -> TamisError { TamisError(.unsupported, "tokenizer: \(what)") }
-
-  private func refuseNormalizer(_ normalizer: JSONValue?) throws(TamisError) {
-    guard let normalizer else { return }
-    let type = try normalizer.required("type")
-    guard type.equals("Sequence") else { throw unsupported("normalizer \(try type.string().prefix(64))") }
-    for part in try normalizer.required("normalizers").elements { try refuseNormalizer(part) }
-  }
 
   private func checkDecoder(_ decoder: JSONValue) throws(TamisError) {
     let type = try decoder.required("type")
@@ -109,7 +103,8 @@ struct TokenizerLoader: ~Copyable {
       stripsLeft: try token.member("lstrip")?.bool() ?? false,
       stripsRight: try token.member("rstrip")?.bool() ?? false)
     if try token.member("normalized")?.bool() ?? !special {
-      try tables.addedNormalized.add(entry, content: text.elements)
+      let isChanged = try normalizer.normalize(text.elements, into: &result)
+      try tables.addedNormalized.add(entry, content: isChanged ? result.elements : text.elements)
     } else {
       try tables.added.add(entry, content: text.elements)
     }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "heap.h"
+#include "refused.h"
 
 enum { TOKENS = 24, WIDTH = 8, FEATURES = 6, ROWS = 5, HEADS = 2, HOST = 4, GROUPS = 2, EXTENT = 8, DIM = 16 };
 
@@ -14,21 +15,6 @@ static float x[TOKENS * WIDTH], r[ROWS * FEATURES], attention[ROWS * TOKENS], qu
 static float keys[TOKENS * GROUPS * EXTENT], q[ROWS * HEADS * DIM], w[ROWS * HEADS], key[ROWS * DIM];
 static const int32_t positions[ROWS] = {3, 23, 0, 11, 17};
 static tamis_ctx *ctx;
-static int refusals;
-
-static void refused(int line, tamis_status expected, const char *function, tamis_status status) {
-  const char *text = tamis_last_error();
-  const size_t length = strlen(function);
-  refusals++;
-  if (status == expected && strncmp(text, function, length) == 0 && text[length] == ':' && strchr(text, '\n') == NULL)
-    return;
-  check_failures++;
-  fprintf(stderr, "bad_indexer.c:%d: %s: %s, expected %s, text \"%s\"\n", line, function, tamis_status_name(status),
-          tamis_status_name(expected), text);
-}
-
-#define REFUSED(status, function, call) refused(__LINE__, TAMIS_E_##status, function, call)
-
 static tamis_tensor tensor(void *data, int32_t ndim, int64_t a, int64_t b, int64_t c) {
   const tamis_tensor made = {data, TAMIS_F32, ndim, {a, b, c, 0}, {0}, NULL, 0};
   return made;
@@ -431,15 +417,9 @@ static void out_of_memory(void) {
   uint64_t n = 1, failed = 1;
   for (; failed != 0 && check_failures == 0; n++) {
     static heap allocator;
-    memset(&allocator, 0, sizeof allocator);
-    pthread_mutex_init(&allocator.lock, NULL);
+    tamis_ctx_options options = heap_options(&allocator, 2);
     allocator.fail_at = n;
     allocator.fail_after = 1;
-    tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
-    options.threads = 2;
-    options.alloc = heap_alloc;
-    options.release = heap_release;
-    options.user = &allocator;
     tamis_ctx *own = NULL;
     CHECK_OK(tamis_ctx_create(&options, &own));
     const tamis_status status = whole(own);

@@ -793,13 +793,7 @@ static void exhausted_budget(void) {
 static void any_order(void) {
   for (int order = 0; order < 24; order++) {
     static heap allocator;
-    memset(&allocator, 0, sizeof allocator);
-    pthread_mutex_init(&allocator.lock, NULL);
-    tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
-    options.threads = 2;
-    options.alloc = heap_alloc;
-    options.release = heap_release;
-    options.user = &allocator;
+    tamis_ctx_options options = heap_options(&allocator, 2);
     const tamis_cache_options shape = small_cache();
     tamis_ctx *owner = NULL;
     tamis_cache *pages = NULL;

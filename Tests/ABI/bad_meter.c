@@ -5,20 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "check.h"
-
-static int refusals;
-
-static void refused(int line, tamis_status expected, const char *function, tamis_status status) {
-  const char *text = tamis_last_error();
-  refusals++;
-  if (status == expected && strncmp(text, function, strlen(function)) == 0 && strchr(text, '\n') == NULL) return;
-  check_failures++;
-  fprintf(stderr, "bad_meter.c:%d: %s: %s, expected %s, text \"%s\"\n", line, function, tamis_status_name(status),
-          tamis_status_name(expected), text);
-}
-
-#define REFUSED(status, function, call) refused(__LINE__, TAMIS_E_##status, function, call)
+#include "refused.h"
 
 /* ------------------------------------------------------------------------------------------------------- machines */
 

@@ -7,21 +7,7 @@
 #include <string.h>
 
 #include "heap.h"
-
-static int refusals;
-
-static void refused(int line, tamis_status expected, const char *function, tamis_status status) {
-  const char *text = tamis_last_error();
-  const size_t length = strlen(function);
-  refusals++;
-  if (status == expected && strncmp(text, function, length) == 0 && text[length] == ':' && strchr(text, '\n') == NULL)
-    return;
-  check_failures++;
-  fprintf(stderr, "bad_model.c:%d: %s: %s, expected %s, text \"%s\"\n", line, function, tamis_status_name(status),
-          tamis_status_name(expected), text);
-}
-
-#define REFUSED(status, function, call) refused(__LINE__, TAMIS_E_##status, function, call)
+#include "refused.h"
 
 static tamis_ctx *ctx;
 static tamis_model *model;
@@ -359,6 +345,34 @@ static void chat(void) {
   CHECK(count > 4 && tokens[3] != -1);
 }
 
+static void parse(void) {
+  static const char reply[] = "yes</think>2", broken[] = "\n\n<\xEF\xBD\x9C" "DSML\xEF\xBD\x9C" "function_calls>\n";
+  static const char expected[] =
+      "{\"role\": \"assistant\", \"content\": \"2\", \"reasoning_content\": \"yes\", \"tool_calls\": []}";
+  char message[128] = "before";
+  size_t needed = 77;
+#define PARSE(status, of, text, bytes, thinking, to, room, where) \
+  REFUSED(status, "tamis_model_parse", tamis_model_parse(of, text, bytes, thinking, to, room, where))
+  PARSE(ARGUMENT, NULL, reply, 12, 1, message, sizeof message, &needed);
+  PARSE(ARGUMENT, model, NULL, 12, 1, message, sizeof message, &needed);
+  PARSE(ARGUMENT, model, reply, SIZE_MAX, 1, message, sizeof message, &needed);
+  PARSE(ARGUMENT, model, reply, 12, 1, NULL, sizeof message, &needed);
+  PARSE(ARGUMENT, model, reply, 12, 1, message, SIZE_MAX, &needed);
+  PARSE(ARGUMENT, model, reply, 12, 1, message, sizeof message, (size_t *)(void *)odd);
+  PARSE(FORMAT, model, reply, 12, 0, message, sizeof message, &needed); /* it did not have to think */
+  PARSE(FORMAT, model, reply, 9, 1, message, sizeof message, &needed);
+  PARSE(FORMAT, model, NULL, 0, 1, message, sizeof message, &needed);
+  PARSE(FORMAT, model, broken, sizeof broken - 1, 0, message, sizeof message, &needed);
+#undef PARSE
+  CHECK(needed == 77 && strcmp(message, "before") == 0);
+  CHECK_OK(tamis_model_parse(model, reply, 12, 1, NULL, 0, &needed));
+  CHECK(needed == sizeof expected);
+  CHECK_OK(tamis_model_parse(model, reply, 12, 1, message, 10, &needed));
+  CHECK(needed == sizeof expected && strlen(message) == 9 && strncmp(message, expected, 9) == 0);
+  CHECK_OK(tamis_model_parse(model, reply, 12, 1, message, sizeof message, NULL));
+  CHECK(strcmp(message, expected) == 0);
+}
+
 /* ----------------------------------------------------------------------------------------------------- generation */
 
 static int32_t after_two(void *user, const tamis_generated *generated) {
@@ -502,13 +516,7 @@ static void traces(void) {
 static void any_order(const char *directory) {
   for (int order = 0; order < 24; order++) {
     static heap allocator;
-    memset(&allocator, 0, sizeof allocator);
-    pthread_mutex_init(&allocator.lock, NULL);
-    tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
-    options.threads = 1;
-    options.alloc = heap_alloc;
-    options.release = heap_release;
-    options.user = &allocator;
+    tamis_ctx_options options = heap_options(&allocator, 1);
     tamis_cache_options shape = TAMIS_CACHE_OPTIONS_INIT;
     tamis_ctx *owner = NULL;
     tamis_model *opened = NULL;
@@ -560,6 +568,7 @@ int main(int count, char **arguments) {
   growth();
   sampling();
   chat();
+  parse();
   generation();
   traces();
   any_order(arguments[1]);

@@ -4,21 +4,7 @@
 #include <string.h>
 
 #include "heap.h"
-
-static int refusals;
-
-static void refused(int line, tamis_status expected, const char *function, tamis_status status) {
-  const char *text = tamis_last_error();
-  const size_t length = strlen(function);
-  refusals++;
-  if (status == expected && strncmp(text, function, length) == 0 && text[length] == ':' && strchr(text, '\n') == NULL)
-    return;
-  check_failures++;
-  fprintf(stderr, "bad_serve.c:%d: %s: %s, expected %s, text \"%s\"\n", line, function, tamis_status_name(status),
-          tamis_status_name(expected), text);
-}
-
-#define REFUSED(status, function, call) refused(__LINE__, TAMIS_E_##status, function, call)
+#include "refused.h"
 
 static tamis_ctx *ctx;
 static tamis_model *model;
@@ -146,13 +132,7 @@ static void submitting(void) {
 static void any_order(const char *directory) {
   for (int order = 0; order < 40; order++) {
     static heap allocator;
-    memset(&allocator, 0, sizeof allocator);
-    pthread_mutex_init(&allocator.lock, NULL);
-    tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
-    options.threads = 1;
-    options.alloc = heap_alloc;
-    options.release = heap_release;
-    options.user = &allocator;
+    tamis_ctx_options options = heap_options(&allocator, 1);
     tamis_cache_options shape = TAMIS_CACHE_OPTIONS_INIT;
     tamis_submit_options submit = TAMIS_SUBMIT_OPTIONS_INIT;
     tamis_ctx *owner = NULL;

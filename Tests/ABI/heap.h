@@ -3,6 +3,7 @@
 #define TAMIS_TESTS_HEAP_H
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "check.h"
 
@@ -54,6 +55,18 @@ static inline void heap_release(void *user, void *memory, size_t bytes) {
     free(memory);
   }
   pthread_mutex_unlock(&self->lock);
+}
+
+/* Options of a context on a new one. */
+static inline tamis_ctx_options heap_options(heap *self, uint32_t threads) {
+  tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
+  memset(self, 0, sizeof *self);
+  pthread_mutex_init(&self->lock, NULL);
+  options.threads = threads;
+  options.alloc = heap_alloc;
+  options.release = heap_release;
+  options.user = self;
+  return options;
 }
 
 /* After everything is freed: all memory came back, as it was handed out. */

@@ -229,14 +229,8 @@ static void sweep_budgets(uint64_t enough) {
   int refused = 0;
   for (uint64_t budget = 64; budget < enough && check_failures == 0; budget += budget / 4) {
     static heap allocator;
-    memset(&allocator, 0, sizeof allocator);
-    pthread_mutex_init(&allocator.lock, NULL);
-    tamis_ctx_options options = TAMIS_CTX_OPTIONS_INIT;
-    options.threads = 2;
+    tamis_ctx_options options = heap_options(&allocator, 2);
     options.max_bytes = budget;
-    options.alloc = heap_alloc;
-    options.release = heap_release;
-    options.user = &allocator;
     tamis_ctx *ctx = NULL;
     tamis_status status = tamis_ctx_create(&options, &ctx);
     tamis_cache *cache = NULL;

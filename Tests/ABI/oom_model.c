@@ -12,8 +12,8 @@ static const char text[] = LINE "\xF0\x9F\xA6\x80, \xff";
 
 typedef struct results {
   int32_t tokens[IDS], chat[IDS];
-  size_t count, chat_count, bytes;
-  char back[256];
+  size_t count, chat_count, bytes, message_bytes;
+  char back[256], message[512];
   float logits[2][2 * VOCABULARY];
   double mass[LAYERS * 2];
   int32_t drawn, made[STEPS];
@@ -110,6 +110,10 @@ static void generate(tamis_model *model, tamis_seq *seq, results *r) {
 static void use(tamis_ctx *ctx, tamis_model *model, tamis_cache *cache, results *r) {
   static const int64_t spans[] = {0, 10, 10, 2000};
   static const char tools[] = "[{\"function\": {\"name\": \"f\\n\", \"depth\": 1.5}}]";
+#define DSML "\xEF\xBD\x9C" "DSML" "\xEF\xBD\x9C"
+  static const char reply[] = "Hm \xff</think>Yes.\n\n<" DSML "function_calls>\n<" DSML "invoke name=\"f\">\n<" DSML
+      "parameter name=\"a\" string=\"true\">1</" DSML "parameter>\n<" DSML
+      "parameter name=\"b\" string=\"false\">[1]</" DSML "parameter>\n</" DSML "invoke>\n</" DSML "function_calls>";
   const tamis_message question[] = {
       {.role = TAMIS_ROLE_SYSTEM, .tools = tools, .tools_bytes = sizeof tools - 1},
       {.role = TAMIS_ROLE_USER, .content = "why?", .content_bytes = 4}};
@@ -120,6 +124,7 @@ static void use(tamis_ctx *ctx, tamis_model *model, tamis_cache *cache, results 
   CHECK(r->count > PROMPT + 5 && r->count <= IDS);
   STEP(tamis_model_detokenize(model, r->tokens, r->count, 0, r->back, sizeof r->back, &r->bytes));
   STEP(tamis_model_chat(model, question, 2, 0, r->chat, IDS, &r->chat_count));
+  STEP(tamis_model_parse(model, reply, sizeof reply - 1, 1, r->message, sizeof r->message, &r->message_bytes));
   STEP(tamis_seq_create(cache, &pair[0]));
   STEP(tamis_seq_create(cache, &pair[1]));
   STEP(tamis_trace_create(ctx, spans, 2, LAYERS, &trace));

@@ -116,7 +116,15 @@ import Testing
       expectFailure(status, part, sourceLocation: location) { try tokenizer(text) }
     }
     let plain = small()
-    refused(plain.replacingOccurrences(of: "\"normalizer\":null", with: "\"normalizer\":{\"type\":\"NFC\"}"), .unsupported, "NFC")
+    func normalizing(_ normalizer: String) -> String {
+      plain.replacingOccurrences(of: "\"normalizer\":null", with: "\"normalizer\":\(normalizer)")
+    }
+    func sequence(_ parts: String) -> String { #"{"type":"Sequence","normalizers":[\#(parts)]}"# }
+    refused(normalizing(#"{"type":"Lowercase"}"#), .unsupported, "normalizer Lowercase")
+    refused(normalizing(sequence(#"{"type":"NFC"},{"type":"Prepend","prepend":"_"}"#)), .unsupported, "Prepend")
+    refused(normalizing(sequence(sequence(sequence(sequence(sequence("")))))), .unsupported, "Sequence")
+    refused(normalizing(sequence(Array(repeating: #"{"type":"NFC"}"#, count: 17).joined(separator: ","))), .format, "16")
+    refused(normalizing("7"), .format, "type")
     refused(plain.replacingOccurrences(of: "\"type\":\"BPE\"", with: "\"type\":\"Unigram\""), .unsupported, "Unigram")
     refused(
       plain.replacingOccurrences(of: "\"decoder\":{\"type\":\"ByteLevel\"}", with: "\"decoder\":{\"type\":\"Metaspace\"}"),
@@ -143,8 +151,7 @@ import Testing
     refused("[]", .format, "decoder")
     _ = try tokenizer(plain)
     // DeepSeek-V3 writes its absent normalizer so.
-    let empty = "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]}"
-    _ = try tokenizer(plain.replacingOccurrences(of: "\"normalizer\":null", with: empty))
+    _ = try tokenizer(normalizing(sequence("")))
   }
 
   @Test(arguments: [

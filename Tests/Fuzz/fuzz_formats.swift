@@ -1,5 +1,5 @@
 // A libFuzzer target for the readers of files: the first byte of an input chooses JSON, a cache file, safetensors,
-// tokenizer.json or text to encode, the rest is the file. A reader may refuse; the sanitizer and the traps judge the rest. Text must
+// tokenizer.json or text to encode, also in normal form, the rest is the file. A reader may refuse; the sanitizer and the traps judge the rest. Text must
 // always encode and decode. It is for long runs by hand (README.md); Tests/FormatsTests damages files in a fixed way
 // on every run of the tests.
 
@@ -110,14 +110,15 @@ private func readTokenizer(_ bytes: UnsafeRawBufferPointer) {
 
 /// Of the repository's root, where the target is started.
 nonisolated(unsafe) private let qwen = try? Tokenizer(path: "Tests/FormatsTests/Vectors/qwen.json")
+nonisolated(unsafe) private let normalizing = try? Tokenizer(path: "Tests/FormatsTests/Vectors/forms.json")
 
-private func encodeText(_ bytes: UnsafeRawBufferPointer) {
-  guard let qwen else { abort() }
+private func encodeText(_ bytes: UnsafeRawBufferPointer, _ tokenizer: Tokenizer?) {
+  guard let tokenizer else { abort() }
   var ids = GrowableBuffer<Int32>(.unmetered)
   var text = GrowableBuffer<UInt8>(.unmetered)
   do {
-    try qwen.encode(bytes, Tokenizer.EncodingOptions(treatsSpecialAsText: bytes.count & 1 == 0), into: &ids)
-    try qwen.decode(ids.elements, skipsSpecial: false, into: &text)
+    try tokenizer.encode(bytes, Tokenizer.EncodingOptions(treatsSpecialAsText: bytes.count & 1 == 0), into: &ids)
+    try tokenizer.decode(ids.elements, skipsSpecial: false, into: &text)
   } catch {
     abort()
   }
@@ -135,7 +136,8 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ size: Int) -> CInt {
   case UInt8(ascii: "c"): readCacheFile(file)
   case UInt8(ascii: "s"): lastSum = readCheckpoint(file)
   case UInt8(ascii: "t"): readTokenizer(file)
-  case UInt8(ascii: "e"): encodeText(file)
+  case UInt8(ascii: "e"): encodeText(file, qwen)
+  case UInt8(ascii: "n"): encodeText(file, normalizing)
   default: break
   }
   return 0

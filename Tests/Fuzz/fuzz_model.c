@@ -89,6 +89,32 @@ static void returned(const char *function, tamis_status status) {
 
 #define CALL(function, ...) (called = function(__VA_ARGS__), returned(#function, called), called)
 
+/* A reply of marks and ends of marks in any order, now and then a well-formed one. */
+static void parse(tamis_model *model) {
+#define DSML "\xEF\xBD\x9C" "DSML" "\xEF\xBD\x9C"
+  static const char *const part[] = {
+      "\n\n<" DSML "function_calls", ">\n", "<" DSML "invoke", " name=\"f\"", ">\n", "<" DSML "parameter",
+      " name=\"x\" string=\"", "true\">", "a\"\xff\\", "</" DSML "parameter", ">\n", "<" DSML "parameter",
+      " name=\"y\" string=\"", "false\">", "[1, {}]", "</" DSML "parameter", ">\n", "</" DSML "invoke", ">\n", "</" DSML "function_calls>", "", "</think>", "<think>",
+      ("<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>")};
+  const uint64_t parts = sizeof part / sizeof part[0];
+  const uint32_t thinking = (uint32_t)draw(2);
+  const uint64_t chance = draw(6); /* of a change: 0: none */
+  char text[4096] = "", message[4096];
+  size_t needed = 0;
+  tamis_status called;
+  if (thinking) strcat(text, part[21]);
+  for (uint64_t i = 0, added = 0; i < 21 && added < 40; i++, added++) {
+    if (chance != 0 && draw(12) < chance) i = draw(parts);
+    strcat(text, part[i]);
+  }
+  const size_t bytes = strlen(text) - (chance == 5 ? (size_t)draw(strlen(text) + 1) : 0);
+  if (CALL(tamis_model_parse, model, text, bytes, thinking, message, sizeof message, &needed) == TAMIS_OK)
+    CHECK(needed <= sizeof message && strlen(message) + 1 == needed && message[0] == '{');
+  else
+    CHECK(chance != 0 || called == TAMIS_E_UNSUPPORTED || called == TAMIS_E_MEMORY || called == TAMIS_E_BUDGET);
+}
+
 static void use(tamis_ctx *ctx, tamis_model *model) {
   static const char text[] = "def f(x):\n  return x + 1  # \xF0\x9F\xA6\x80 \xff <|eos|>";
   tamis_status called;
@@ -100,6 +126,7 @@ static void use(tamis_ctx *ctx, tamis_model *model) {
   if (CALL(tamis_model_read_info, model, &info) != TAMIS_OK) return;
   if (CALL(tamis_model_tokenize, model, text, sizeof text - 1, NULL, tokens, 256, &count) == TAMIS_OK && count <= 256)
     CALL(tamis_model_detokenize, model, tokens, count, 0, back, sizeof back, &count);
+  for (int i = 0; i < 8; i++) parse(model);
   for (int i = 0; i < PROMPT; i++) prompt[i] = (int32_t)draw(info.vocabulary);
 
   tamis_cache *cache = NULL;

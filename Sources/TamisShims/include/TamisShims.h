@@ -49,6 +49,14 @@ int32_t tamis_shims_reserve(int32_t descriptor, int64_t bytes);
 /* Names the calling thread. C: glibc shows the function under _GNU_SOURCE only. */
 void tamis_shims_name_thread(const char *name);
 
+/* Unicode 9's tables of normalisation, without those of Hangul, which are arithmetic. C: Swift has no constant tables;
+ * an array of thousands would be built on the heap at its first use, where it cannot fail.
+ * decompose: how many scalars stand for one, in whole (0: itself); they are at *parts. compatible 0: canonical forms only.
+ * compose: the scalar that stands for two (0: none). */
+uint32_t tamis_shims_decompose(uint32_t scalar, uint32_t compatible, const uint32_t **parts);
+uint32_t tamis_shims_compose(uint32_t first, uint32_t second);
+uint8_t tamis_shims_combining_class(uint32_t scalar);
+
 #ifdef __cplusplus
 }
 #endif

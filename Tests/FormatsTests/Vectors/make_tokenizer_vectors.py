@@ -5,9 +5,11 @@
     pip install tokenizers            (made with 0.23.3)
     python3 Tests/FormatsTests/Vectors/make_tokenizer_vectors.py
 
-Writes beside itself: <family>.json (a tokenizer each) and cases.json. In cases.json a text is hex bytes and a number
-of repetitions; `ids` is encode(text), `plain` the same with special tokens as text (left out where it is equal), and
-`text` is what decode(ids) gives, as hex (left out where it is the text itself).
+Writes beside itself: <family>.json (a tokenizer each), cases.json, and characters.json: for each normal form the CRC-32
+of what it makes of every character alone and of every character between a letter and combining marks.
+In cases.json a text is hex bytes and a number of repetitions; `ids` is encode(text), `plain` the same with special
+tokens as text (left out where it is equal), and `text` is what decode(ids) gives, as hex (left out where it is the text
+itself).
 Random characters are those that Python's Unicode 14 knows: the regex libraries have tables of different years.
 """
 import json
@@ -15,8 +17,10 @@ import pathlib
 import random
 import sys
 import unicodedata
+import zlib
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+                        trainers)
 
 HERE = pathlib.Path(__file__).parent
 TOY = HERE.parent.parent / "Fixtures" / "toy-v32" / "tokenizer.json"
@@ -63,6 +67,19 @@ def train(pre_tokenizer, size=640, specials=("<|begin|>", "<|end|>")):
     return tokenizer
 
 
+FORMS = {form.lower(): getattr(normalizers, form) for form in ("NFC", "NFD", "NFKC", "NFKD")}
+
+
+def normalizing(form, normalizer):
+    tokenizer = train(pre_tokenizers.Sequence([split(QWEN), BYTES]), size=420 if form == "nfc" else 300)
+    tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([
+        AddedToken("cafe\u0301", normalized=True), AddedToken("\u212b", normalized=False), AddedToken("\u2126x", normalized=True),
+        AddedToken("\ufb01n", normalized=True), AddedToken("\uac01\u11a8", normalized=True, single_word=True),
+        AddedToken("<\uff53>", special=True, normalized=True), AddedToken("e\u0301!", special=True, lstrip=True)])
+    return tokenizer
+
+
 def begin_with(tokenizer, token):
     return processors.TemplateProcessing(
         single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, tokenizer.token_to_id(token))])
@@ -101,6 +118,13 @@ def families():
     yield "lookaround", train(pre_tokenizers.Sequence([
         split(r"(?<=\p{Ll})(?=\p{Lu})|(?<!\d)(?=\d{3}\b)".replace(r"\b", r"(?!\d)"), "isolated"),
         split(r"x*", "merged_with_previous"), BYTES]), size=300), {}
+
+
+def normal_families():
+    for form, make in FORMS.items():
+        yield form, normalizing(form, make()), {}
+    yield "forms", normalizing("forms", normalizers.Sequence(
+        [normalizers.NFD(), normalizers.Sequence([]), normalizers.Sequence([normalizers.NFKC()])])), {}
 
 
 def adjusted(tokenizer, options):
@@ -152,6 +176,41 @@ def texts(rng):
         yield bytes(text), 1
 
 
+def unnormal_texts(rng):
+    """Texts that are in no normal form."""
+    for text in [
+        "cafe\u0301 caf\u00e9 cafe \u0301", "\u212b \u00c5 A\u030a \u2126x \u03a9x", "\ufb01n fin \ufb01", "e\u0301! \u00e9! x  \u00e9!",
+        "<\uff53> <s> <\uff53", "\uac01\u11a8 \uac02 \u1100\u1161\u11a8\u11a8 \uac00\u11a7 \u1100\u1161 \uac00\u1161 \u1112\u1175\u11c2",
+        "a\u0323\u0307 a\u0307\u0323 \u1e69 s\u0323\u0307 s\u0307\u0323 q\u0307\u0323\u0301\u0334", "\u0301\u0323a", "\u0344 \u0340 \u0341 \u0374 \u037e",
+        "\u0958 \u0929 \u0928\u093c \u09cb \u09c7\u09be \u0b94 \u0dda", "\uf900 \ufa30 \U0002f800 \u8c48", "\u30ac \u30ab\u3099 \uff76\uff9e \u304b\u3099",
+        "\ufdfa \u32ff \u3392 \u00bd \u2460 \uff21 \u00a0x \u2003", "\U0001d15e \U0001d1bb \U0001109a \U00011099\U000110ba \U00011938",
+        "a\u0898\u0301 \ua7f2 \u1dfa\u0323", "\u0f73 \u0f71\u0f72 \u0f81\u0f71", "\u1fbe \u03b9\u0301 \u1fc1 \u00a8\u0342", "\u0041\u030a\u0301\u0323", "",
+    ]:
+        yield text.encode(), 1
+    yield "e\u0301".encode(), 300
+    yield "\u0323\u0301".encode(), 400
+    yield b"e\xcc\x81\xcc", 3
+    yield b"\xe1\x84\x80\xe1\x85\xa1\xff\xe1\x86\xa8", 3
+    known = [chr(c) for c in range(0x80, 0x110000) if not 0xD800 <= c <= 0xDFFF and unicodedata.category(chr(c)) != "Cn"]
+    marks = [c for c in known if unicodedata.combining(c)]
+    decomposed = [c for c in known if unicodedata.decomposition(c)]
+    jamo = [chr(c) for c in [*range(0x1100, 0x1113), *range(0x1161, 0x1176), *range(0x11A7, 0x11C3), 0xAC00, 0xAC1C, 0xD7A3]]
+    for number in range(130):
+        pool = [[*marks, *"aeou"], decomposed, jamo, [*decomposed[:900], *marks[:80]], known][number % 5]
+        text = "".join(rng.choice(rng.choice([pool, pool, "ae o\n"])) for _ in range(rng.randint(1, 24)))
+        yield text.encode(), 1
+
+
+def characters(form):
+    """CRC-32 of what a form makes of every character alone, and of every one in company."""
+    normalize, alone, company = FORMS[form]().normalize_str, 0, 0
+    for scalar in range(0x110000):
+        if not 0xD800 <= scalar <= 0xDFFF:
+            alone = zlib.crc32(normalize(chr(scalar)).encode(), alone)
+            company = zlib.crc32(normalize(f"o\u0301{chr(scalar)}\u0323\u0334").encode(), company)
+    return {"form": form.upper(), "alone": alone, "company": company}
+
+
 def cases(tokenizer, all_texts):
     for text, times in all_texts:
         string = (text * times).decode(errors="replace")
@@ -176,12 +235,19 @@ def main():
         text = adjusted(tokenizer, options)
         (HERE / f"{name}.json").write_text(text)
         result.append({"file": f"{name}.json", "cases": list(cases(Tokenizer.from_str(text), all_texts))})
+    unnormal = list(unnormal_texts(rng))
+    for name, tokenizer, options in normal_families():
+        text = adjusted(tokenizer, options)
+        (HERE / f"{name}.json").write_text(text)
+        chosen = (all_texts if name == "nfc" else []) + unnormal
+        result.append({"file": f"{name}.json", "cases": list(cases(Tokenizer.from_str(text), chosen))})
     result.append({"file": "../../Fixtures/toy-v32/tokenizer.json",
                    "cases": list(cases(Tokenizer.from_file(str(TOY)), all_texts))})
     lines = ",\n".join(
         '{"file":%s,"cases":[\n%s]}' % (json.dumps(r["file"]), ",\n".join(json.dumps(c, separators=(",", ":")) for c in r["cases"]))
         for r in result)
     (HERE / "cases.json").write_text("[" + lines + "]\n")
+    (HERE / "characters.json").write_text(json.dumps([characters(form) for form in FORMS], indent=1) + "\n")
     print(len(all_texts), "texts,", len(result), "tokenizers", file=sys.stderr)
 
 

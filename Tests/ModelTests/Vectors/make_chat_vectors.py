@@ -1,5 +1,6 @@
-"""What DeepSeek-V3.2's own chat encoder makes of some conversations: python3 make_chat_vectors.py encoding_dsv32.py,
-the file that deepseek-ai/DeepSeek-V3.2 ships in its folder `encoding`. A case without text is one that it refuses."""
+"""What DeepSeek-V3.2's own chat encoder makes of some conversations, and its parser of some replies: python3
+make_chat_vectors.py encoding_dsv32.py, the file that deepseek-ai/DeepSeek-V3.2 ships in its folder `encoding`. A case
+of chat.json without text, or of replies.json without message, is one that it refuses."""
 
 import importlib.util
 import json
@@ -60,6 +61,70 @@ CONVERSATIONS += [
     [SYSTEM | {"tools": [{"type": "function"}]}, ASK],
 ]
 
+END, BAR = "<｜end▁of▁sentence｜>", "｜DSML｜"
+MARKS = ["<｜begin▁of▁sentence｜>", END, "<think>", "</think>", BAR]
+
+
+def block(*calls):
+    return f"\n\n<{BAR}function_calls>\n" + "".join(calls) + f"</{BAR}function_calls>"
+
+
+def written(name, *parameters):
+    return f"<{BAR}invoke name=\"{name}\">\n" + "\n".join(parameters) + f"\n</{BAR}invoke>\n"
+
+
+def parameter(name, value, is_string):
+    return f"<{BAR}parameter name=\"{name}\" string=\"{is_string}\">{value}</{BAR}parameter>"
+
+
+CITY = parameter("city", "Köln \"am\" Rhein\n\t\\ \u2028\x7f\x01 {1} <b>", "true")
+DAYS = parameter("days", " [1, 2.50,\n null] ", "false")
+GOOD = "Let me see." + block(written("get_weather", CITY, DAYS), written("now", ""), written("f", parameter("", "", "true")))
+REPLIES = [
+    "2" + END, END, "  two\nlines 🙂 日本語 \" \\ \x00\x1f " + END, "2", "", "2" + END + "more", "2" + END + END, GOOD + END, GOOD,
+    GOOD + "\n" + END, GOOD + END + " ", GOOD + GOOD + END, block() + END, block(written("f", DAYS)) + END,
+    *(f"a{mark}b" + END for mark in MARKS), "\n<" + BAR + "function_calls>\n" + END, "<function_calls>\n" + END,
+    # names and values that look like marks
+    block(written("a\">b", parameter("x", "<y <", "true"))) + END, block(written("f", parameter("a\" b", "c", "true"))) + END,
+    block(written("f", parameter("x", "\" string=\"false\">1", "true"))) + END, block(written("f", parameter("x\">", "1", "false"))) + END,
+    block(written("f", parameter("x", f"<{BAR}parameter name=\"y\" string=\"true\">", "true"))) + END,
+    block(written("f", parameter("x", f"</{BAR}function_calls>", "true"))) + END,
+    block(f"<{BAR}invoke  \n\tname=\"f\">\n</{BAR}invoke>\n") + END, block(f"<{BAR}invokename=\"f\">\n</{BAR}invoke>\n") + END,
+    # written wrongly
+    block(written("f", CITY, CITY)) + END, block(written("f", parameter("x", "1", "maybe"))) + END,
+    block(written("f", parameter("x", "1", "true") + " ")) + END, block(written("f", CITY).replace(f"</{BAR}invoke>", "")) + END,
+    block(written("f", CITY).replace(f"</{BAR}parameter>", f"<{BAR}parameter>")) + END, block(written("f") + " ") + END,
+    block(" " + written("f")) + END, block(written("f", "loose text")) + END, block(written("f").replace("name", "nam")) + END,
+    block(written("f").replace("\">\n", "\">")) + END, block(written("f", CITY.replace(" string", "  string"))) + END,
+    block(written("f", CITY.replace(" name", "  name"))) + END, block(written("f", CITY + CITY)) + END,
+    block(written("g", written("f", CITY))) + END, block(block(written("f"))) + END, block(written("f")).replace(">\n<", "><") + END,
+    *((GOOD + END)[:length] for length in range(12, len(GOOD), 41)),
+]
+
+
+def replies(encoder):
+    for messages in CONVERSATIONS:
+        for mode in ("chat", "thinking"):
+            if messages and messages[-1]["role"] == "assistant":
+                try:
+                    before = encoder.encode_messages(messages[:-1], thinking_mode=mode)
+                    yield mode, encoder.encode_messages(messages, thinking_mode=mode).removeprefix(before)
+                except (AssertionError, AttributeError, KeyError, ValueError):
+                    pass
+    for text in REPLIES:
+        yield "chat", text
+        yield "thinking", text
+        yield "thinking", "Well \"…\"\n\n" + MARKS[3] + text
+    for mark in [*MARKS[:3], BAR, MARKS[3], block(written("f"))]:
+        yield "thinking", f"Well{mark}, {MARKS[3]}2{END}"
+
+
+def parsed(encoder, text, mode):
+    try:
+        return encoder.parse_message_from_completion_text(text, mode)
+    except AssertionError:
+        return None
+
 
 def main():
     spec = importlib.util.spec_from_file_location("encoding_dsv32", sys.argv[1])
@@ -73,7 +138,20 @@ def main():
             except (AssertionError, AttributeError, KeyError, ValueError):
                 text = None
             cases.append({"messages": messages, "thinking": mode == "thinking", "text": text})
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "chat.json")
+    write("chat.json", cases)
+    cases = []
+    for mode, text in replies(encoder):
+        message = parsed(encoder, text, mode)
+        if message is None and END not in text:  # which generations leave out
+            message = parsed(encoder, text + END, mode)
+        cases.append({"reply": text, "thinking": mode == "thinking",
+                      "message": message and json.dumps(message, ensure_ascii=False)})
+    write("replies.json", cases)
+    print(len(cases), "replies,", sum(case["message"] is not None for case in cases), "of them well-formed")
+
+
+def write(name, cases):
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(cases, file, ensure_ascii=False, indent=1)
         file.write("\n")

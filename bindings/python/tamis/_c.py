@@ -569,6 +569,11 @@ trace_clear = bind("tamis_trace_clear", status, c_void_p)
 model_chat = bind("tamis_model_chat", status, c_void_p, POINTER(Message), c_size_t, c_uint32, POINTER(c_int32),
                   c_size_t, POINTER(c_size_t))
 
+# tamis_status tamis_model_parse(tamis_model *model, const char *text, size_t bytes, uint32_t thinking, char
+#     *message, size_t capacity, size_t *needed);
+model_parse = bind("tamis_model_parse", status, c_void_p, c_char_p, c_size_t, c_uint32, c_char_p, c_size_t,
+                   POINTER(c_size_t))
+
 # tamis_status tamis_generation_create(tamis_model *model, tamis_seq *seq, const int32_t *tokens, size_t count,
 #     const tamis_generate_options *options, tamis_generation **generation);
 generation_create = bind("tamis_generation_create", status, c_void_p, c_void_p, POINTER(c_int32), c_size_t,

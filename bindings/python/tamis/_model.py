@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence as Many
 from typing import Any
@@ -221,6 +222,20 @@ class Model(Owner):
             if count.value <= len(tokens):
                 return tokens[:count.value].copy()
             tokens = np.empty(count.value, np.int32)
+
+    def parse(self, reply: str | bytes | Any, *, thinking: bool = False) -> dict[str, Any]:
+        """What a deepseek_v32 model wrote behind `chat`, taken apart: {"role": "assistant", "content": text,
+        "reasoning_content": text, "tool_calls": [{"type": "function", "function": {"name": ..., "arguments": JSON}}, ...]},
+        which is a turn that `chat` takes.
+
+        reply: the token ids, or their text with its special tokens; the end token may be missing. thinking: as in `chat`.
+        Nothing is mended: FormatError names the byte where something else was expected.
+        """
+        handle = self._open()
+        if not isinstance(reply, (str, bytes)):
+            reply = self.token_bytes(reply)
+        raw = reply.encode("utf-8", "replace") if isinstance(reply, str) else bytes(reply)
+        return json.loads(text_of(lambda *room: _c.model_parse(handle.pointer, raw, len(raw), bool(thinking), *room)))
 
 
 def rows_of(out: Any) -> Any:

@@ -247,7 +247,7 @@ def test_a_model_without_a_tokenizer(tmp_path, prompt):
         made = silent.generate(prompt, max_tokens=3, ignore_end=True)
         assert made.finish() == "" and len(made.tokens) == 3
     odd = json.loads((TOY / "tokenizer.json").read_text())
-    odd["normalizer"] = {"type": "NFKC"}
+    odd["normalizer"] = {"type": "Lowercase"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(odd))
     with tamis.Model(tmp_path) as silent:
         with pytest.raises(tamis.UnsupportedError, match="normalizer"):
@@ -470,6 +470,30 @@ def test_chat_is_that_of_the_encoder(model):
                 model.chat(case["messages"], thinking=case["thinking"])
         elif case["messages"]:
             assert model.detokenize(model.chat(case["messages"], thinking=case["thinking"])) == case["text"]
+
+
+def test_a_reply_is_taken_apart(model):
+    """As DeepSeek-V3.2's own parser does, from text and from tokens; and what it refuses (make_chat_vectors.py)."""
+    for case in json.loads((VECTORS / "replies.json").read_text(encoding="utf-8")):
+        text, thinking = case["reply"], case["thinking"]
+        if case["message"] is None:
+            with pytest.raises(tamis.FormatError, match=r"tamis_model_parse: reply"):
+                model.parse(text, thinking=thinking)
+        else:
+            assert model.parse(text, thinking=thinking) == json.loads(case["message"])
+            assert model.parse(model.tokenize(text, bare=True), thinking=thinking) == json.loads(case["message"])
+
+
+def test_a_reply_is_a_turn(model):
+    question = [{"role": "user", "content": "Weather?"}]
+    turn = model.parse("Hm.</think>Let me see.\n\n<\uff5cDSML\uff5cfunction_calls>\n<\uff5cDSML\uff5cinvoke name=\"f\">\n"
+                       "<\uff5cDSML\uff5cparameter name=\"city\" string=\"true\">K\u00f6ln</\uff5cDSML\uff5cparameter>\n</\uff5cDSML\uff5cinvoke>\n"
+                       "</\uff5cDSML\uff5cfunction_calls>", thinking=True)
+    assert turn["tool_calls"][0]["function"] == {"name": "f", "arguments": "{\"city\": \"K\u00f6ln\"}"}
+    text = model.detokenize(model.chat([*question, turn, {"role": "tool", "content": "sun"}], thinking=True))
+    answer = text[text.index("<think>") + 7:text.index("\n\n<function_results>")]
+    assert model.parse(answer, thinking=True) == turn
+    assert model.parse(b"a\xff")["content"] == "a\ufffd"
 
 
 def test_generate_refuses(model):
