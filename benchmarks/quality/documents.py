@@ -4,10 +4,10 @@ that is read whole, with more or less of each document computed anew.
     python benchmarks/quality/documents.py examples/model --out docs/benchmarks/documents.csv     # minutes
 
 Prompts are documents of 480 tokens, one behind the other. `records`: held-out text with planted records, of which 24
-are asked at the end: the share recalled. `unrelated`: pieces of text from different places, and `cut`: one text cut
-into documents; both are judged by the bits per byte of the 128 tokens that follow the last document. `recompute` is how
-many first tokens of each document `Model.splice` computes anew; every comparison is on the same tokens, and "whole" is the
-prompt read in one piece. Prints a table; --out writes a CSV that begins with a machine line.
+are asked, each alone behind the documents: the share recalled. `unrelated`: pieces of text from different places, and
+`cut`: one text cut into documents; both are judged by the bits per byte of the 128 tokens that follow the last document.
+`recompute` is how many first tokens of each document `Model.splice` computes anew; every comparison is on the same
+tokens, and "whole" is the prompt read in one piece. Prints a table; --out writes a CSV that begins with a machine line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from intervals import mean_and_half, wilson
-from run import Bench, bits_of
+from run import Bench, answered, bits_of
 
 LENGTH, FOLLOWING, QUERIES = 480, 128, 24
 RECOMPUTE = (0, 1, 4, 16, 64, 240, LENGTH)
@@ -61,33 +61,24 @@ class Reader:
 
 
 def planted(text, count, hard, seed):
-    """`count` documents with eight records each, and the queries of some: (documents, ids, answers in ids)."""
+    """`count` documents with eight records each, and the queries for some: (documents, queries)."""
     rng = np.random.default_rng([seed, count, hard])
-    records, documents = text.draw(rng, 8 * count, hard), []
+    records, documents = text.records(rng, 8 * count, hard), []
     for number in range(count):
         start = int(rng.integers(0, len(text.tokens) - LENGTH))
         ids = text.tokens[start:start + LENGTH].copy()
-        for place, (key, value) in zip(rng.permutation(np.arange(1, LENGTH - 8, 8))[:8], records[8 * number:]):
-            row = [text.record, *key, *value, text.stop]
-            ids[place:place + len(row)] = row
+        for place, record in zip(rng.permutation(np.arange(1, LENGTH - 8, 8))[:8], records[8 * number:]):
+            ids[place:place + len(record.ids)] = record.ids
         documents.append(ids)
-    asked, answers = [], []
-    for i in rng.choice(len(records), QUERIES, replace=False):
-        key, value = records[i]
-        first = len(asked) + 1 + len(key)
-        answers.append((first, first + len(value)))
-        asked += [text.record, *key, *value, text.stop]
-    return documents, np.array(asked, np.int32), answers
+    return documents, [records[i] for i in rng.choice(len(records), QUERIES, replace=False)]
 
 
 def recall(reader, text, count, prompts, hard):
     hits = {}
     for seed in range(prompts):
-        documents, asked, answers = planted(text, count, hard, seed)
+        documents, queries = planted(text, count, hard, seed)
         for way, sequence in reader.ways(documents):
-            guess = reader.best(sequence, asked).argmax(-1)
-            hits.setdefault(way, []).extend(
-                bool((guess[first - 1:last - 1] == asked[first:last]).all()) for first, last in answers)
+            hits.setdefault(way, []).extend(answered(reader.model, sequence, queries, **reader.options))
     for way, found in hits.items():
         share, low, high = wilson(sum(found), len(found))
         mean, half = mean_and_half([a - b for a, b in zip(found, hits["whole"])])

@@ -79,14 +79,20 @@ class Bench:
                 for ids in windows]
 
     def recalled(self, task, mode, index_dtype=None):
-        """For each query of a task, asked alone: whether every token of its value was the best guess."""
-        read, hits = self.sequence(index_dtype), []
-        self.model.eval(read, task.context, logits=None, **self.options(mode))
-        for query in task.queries:
-            logits = self.model.eval(read.fork(), query.ids, logits="all", **self.options(mode, 1))
-            before = slice(query.value.start - 1, query.value.stop - 1)
-            hits.append(bool((logits[before].argmax(-1) == query.ids[query.value]).all()))
-        return hits
+        """For each query of a task: whether every token of its value was the best guess."""
+        sequence = self.sequence(index_dtype)
+        self.model.eval(sequence, task.context, logits=None, **self.options(mode))
+        return answered(self.model, sequence, task.queries, **self.options(mode, 1))
+
+
+def answered(model, sequence, queries, **options):
+    """For each query, asked alone behind the sequence: whether every token of its value was the best guess."""
+    hits = []
+    for query in queries:
+        logits = model.eval(sequence.fork(), query.ids, logits="all", **options)
+        before = slice(query.value.start - 1, query.value.stop - 1)
+        hits.append(bool((logits[before].argmax(-1) == query.ids[query.value]).all()))
+    return hits
 
 
 def bits_of(logits, targets):

@@ -22,7 +22,6 @@ from stdlib import documents  # noqa: E402  (training's own split)
 class Query:
     ids: np.ndarray  # record mark, key, value, stop: int32
     value: slice  # where in ids the value stands
-    distance: int  # tokens between the record and the end of the context
 
 
 @dataclass
@@ -56,19 +55,20 @@ class Text:
         return [self.tokens[s : s + length + 1] for s in np.minimum(starts + shift, starts[-1])]
 
     def recall(self, length, pairs, queries, hard, seed):
-        """A context of `length` tokens with `pairs` records, and queries for some of them."""
+        """A context with `pairs` records, and queries for some of them; together they have `length` tokens or fewer."""
         rng = np.random.default_rng([seed, length, pairs, hard])
         start = int(rng.integers(0, len(self.tokens) - length))
-        context = self.tokens[start : start + length].copy()
-        drawn = self.draw(rng, pairs, hard)
-        records = [np.array([self.record, *key, *value, self.stop], np.int32) for key, value in drawn]
-        widest = 8
-        grid = rng.permutation(np.arange(1, length - widest, widest))[:pairs]
-        for place, row in zip(grid, records):
-            context[place : place + len(row)] = row
-        asked = rng.choice(pairs, queries, replace=False)
-        return Recall(context, [Query(records[i], slice(1 + len(drawn[i][0]), len(records[i]) - 1),
-                                      length - int(grid[i])) for i in asked])
+        widest = 8  # of a record
+        context = self.tokens[start : start + length - widest].copy()
+        records = self.records(rng, pairs, hard)
+        for place, record in zip(rng.permutation(np.arange(1, len(context) - widest, widest)), records):
+            context[place : place + len(record.ids)] = record.ids
+        return Recall(context, [records[i] for i in rng.choice(pairs, queries, replace=False)])
+
+    def records(self, rng, count, hard):
+        """As queries: what stands in the context is what is asked."""
+        return [Query(np.array([self.record, *key, *value, self.stop], np.int32),
+                      slice(1 + len(key), 1 + len(key) + len(value))) for key, value in self.draw(rng, count, hard)]
 
     def draw(self, rng, count, hard):
         if not hard:
