@@ -25,7 +25,7 @@ package enum ChatReply {
   private static let call: ReplyMark = "<｜DSML｜invoke"
   private static let callEnd: ReplyMark = "</｜DSML｜invoke"
   private static let parameter: ReplyMark = "<｜DSML｜parameter"
-  private static let parameterEnd: ReplyMark = "</｜DSML｜parameter"
+  private static let parameterEnd: ReplyMark = "/｜DSML｜parameter"  // as the original, "<" apart
 
   /// Appends the message as JSON; a text that fails is left as it was. Invalid UTF-8 counts as U+FFFD.
   package static func append(
@@ -228,13 +228,14 @@ private struct ReplyScanner {
 
   /// ` name="NAME" string="true or false">VALUE`; NAME ends where the rest first follows.
   func parameter(_ range: Range<Int>) -> (name: Range<Int>, value: Range<Int>, isString: Bool)? {
-    guard has(" name=\"", at: range.lowerBound, before: range.upperBound) else { return nil }
+    let last = range.upperBound &- 1
+    guard has(" name=\"", at: range.lowerBound, before: last), text[last] == UInt8(ascii: "<") else { return nil }
     let start = range.lowerBound &+ 7
     let yes: ReplyMark = "\" string=\"true\">"
     let no: ReplyMark = "\" string=\"false\">"
-    guard let end = first(of: [yes, no], in: Range(uncheckedBounds: (start, range.upperBound))) else { return nil }
-    let isString = has(yes, at: end, before: range.upperBound)
+    guard let end = first(of: [yes, no], in: Range(uncheckedBounds: (start, last))) else { return nil }
+    let isString = has(yes, at: end, before: last)
     let value = end &+ (isString ? yes : no).count
-    return (Range(uncheckedBounds: (start, end)), Range(uncheckedBounds: (value, range.upperBound)), isString)
+    return (Range(uncheckedBounds: (start, end)), Range(uncheckedBounds: (value, last)), isString)
   }
 }

@@ -187,7 +187,7 @@ private func parsed(_ reply: String, thinking: Bool, after start: String = "") t
     refuses("</think>", "only a thought", thinking: true)
     // Invalid UTF-8 counts as U+FFFD.
     var json = GrowableBuffer<UInt8>(.unmetered)
-    try [0x61, 0xFF, 0xE4, 0xB8].withUnsafeBytes { try ChatReply.append($0, thinking: false, to: &json) }
+    try ([0x61, 0xFF, 0xE4, 0xB8] as [UInt8]).withUnsafeBytes { try ChatReply.append($0, thinking: false, to: &json) }
     #expect(String(decoding: json.elements, as: UTF8.self).contains("\"a\u{FFFD}\u{FFFD}\""))
   }
 
