@@ -112,7 +112,8 @@ def draw_recall(rows, picture):
             line = [row for row in rows if row["hard"] == hard and row["mode"] == mode
                     and row["k"] in (None, widest[row["length"]])]
             share = [row["share"] for row in line]
-            errors = [[s - row["low"] for s, row in zip(share, line)], [row["high"] - s for s, row in zip(share, line)]]
+            errors = [[max(0, s - row["low"]) for s, row in zip(share, line)],  # 0: of all or none, to rounding
+                      [max(0, row["high"] - s) for s, row in zip(share, line)]]
             axes.errorbar([row["length"] for row in line], share, errors, marker="o", capsize=3, color=COLOURS[mode],
                           label=NAMES[mode])
         axes.set_xscale("log", base=2)
