@@ -60,11 +60,12 @@ SHOWN = ("email", "json", "asyncio", "http", "xml", "logging", "unittest", "ctyp
 
 
 def fitting_windows(text, count, records):
-    """`count` windows of T tokens spread over the text, every second one with planted records."""
+    """`count` windows of T tokens spread over the text, every second one a little shorter and with planted records, of
+    which 24 are asked at its end."""
     windows = [window[:T] for window in text.windows(T, count, seed=21)]
     for number in range(1, count, 2) if records else ():
-        planted = text.recall(T, 128 if number % 4 == 3 else 32, 24, number % 4 == 3, seed=1000 + number)
-        windows[number] = planted.ids[:T]
+        planted = text.recall(T - 8 * 24, 128 if number % 4 == 3 else 32, 24, number % 4 == 3, seed=1000 + number)
+        windows[number] = np.concatenate([planted.context, *(query.ids for query in planted.queries)])
     return windows
 
 
