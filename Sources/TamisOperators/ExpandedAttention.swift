@@ -298,7 +298,7 @@ struct ExpandedWork {
     i = 0
     while i < rows {
       let line = scores + i &* width
-      mask(line, row &+ i, first: first, count: count)
+      mask(line, row &+ i, first: first, count: count, out)
       let factor = SoftmaxRow.advance(line, count, scale: shape.scale, state(row &+ i, head))
       store(line, count, to: work + (plan.sharesAt &+ i &* width &* plan.elementBytes))
       if factor != 1 { scale(result(row &+ i, head), factor) }
@@ -330,8 +330,10 @@ struct ExpandedWork {
     }
   }
 
-  /// -infinity for keys that the row does not see or has not selected.
-  private func mask(_ line: UnsafeMutablePointer<Float>, _ row: Int, first: Int, count: Int) {
+  /// -infinity for keys that the row does not see or has not selected. spare [count]: overwritten.
+  private func mask(
+    _ line: UnsafeMutablePointer<Float>, _ row: Int, first: Int, count: Int, _ spare: UnsafeMutablePointer<Float>
+  ) {
     guard let indices else {
       let seen = max(0, min(count, job.visible.at(row) &- first))
       (line + seen).update(repeating: -.infinity, count: count &- seen)
@@ -339,18 +341,16 @@ struct ExpandedWork {
     }
     let list = indices.row(row).assumingMemoryBound(to: Int32.self)
     var at = lowerBound(list, indices.shape[1], first)
-    var next = 0
-    while at < indices.shape[1], list[at] >= 0, Int(list[at]) < first &+ count {
+    let end = lowerBound(list, indices.shape[1], first &+ count)
+    guard end &- at < count else { return }  // all of them
+    // What is kept is carried over: a loop without branches that gaps of any length would mispredict.
+    spare.update(repeating: -.infinity, count: count)
+    while at < end {
       let key = Int(list[at]) &- first
-      // Gaps are short where many keys are selected.
-      while next < key {
-        line[next] = -.infinity
-        next &+= 1
-      }
-      next = key &+ 1
+      spare[key] = line[key]
       at &+= 1
     }
-    (line + next).update(repeating: -.infinity, count: count &- next)
+    line.update(from: spare, count: count)
   }
 
   /// The first place of a row's ascending keys (then -1) that holds `key` or more, or none.
