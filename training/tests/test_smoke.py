@@ -165,7 +165,7 @@ def test_the_export_is_what_transformers_reads(config, finished, tmp_path):
     from check import compare
 
     export(finished.folder, config, tmp_path)
-    for k, largest, close, _ in compare(tmp_path, (2048, 32)):
+    for k, largest, close, _, _ in compare(tmp_path, (2048, 32)):
         assert close > 0.98, (k, largest)
     assert Model(json.loads((tmp_path / "config.json").read_text())).config.num_hidden_layers == 3
 
