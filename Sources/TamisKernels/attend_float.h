@@ -317,6 +317,53 @@ TK_ENTRY TK_TARGET void TK_NAME(attend_chunk)(int32_t type, const void *packed, 
   memcpy(sum, w.sum, (size_t)columns * sizeof(float));
 }
 
+/* -- a row, block by block ------------------------------------------------------------------------------ */
+/* Scores i ..< i + TK_LANES times scale; -infinity where the row does not see the key, and behind the last. */
+TK_INLINE vf seen_scores(const float *scores, const uint64_t *seen, int32_t count, int32_t i, float scale) {
+  const int whole = count - i >= TK_LANES;
+  vf x = {0};
+  if (whole) {
+    x = *(const vf_anywhere *)(scores + i);
+  } else {
+    memcpy(&x, scores + i, (size_t)(count - i) * sizeof(float));
+  }
+  if (whole && seen == NULL) return x * scale;
+  vi bit;
+  TK_UNROLL for (int j = 0; j < TK_LANES; j++) bit[j] = 1 << j;
+  uint32_t bits = seen != NULL ? (uint32_t)(seen[i / 64] >> i % 64) : ~0u;
+  if (!whole) bits &= (1u << (count - i)) - 1;
+  return chosen((vi)((((vi){0} + (int32_t)bits) & bit) != 0), x * scale, broadcast(-INFINITY));
+}
+
+TK_ENTRY TK_TARGET float TK_NAME(attend_row)(int32_t type, const float *scores, const uint64_t *seen, int32_t count,
+                                             float scale, float *max, float *sum, void *p) {
+  const float old = *max;
+  vf top = broadcast(old);
+  for (int32_t i = 0; i < count; i += TK_LANES) top = larger(seen_scores(scores, seen, count, i, scale), top);
+  float now = top[0];
+  for (int j = 1; j < TK_LANES; j++) now = top[j] > now ? top[j] : now;
+  const float from = now == -INFINITY ? 0 : now; /* nothing seen: exp(-inf - 0) = 0 */
+  vf total = {0};
+  for (int32_t i = 0; i < count; i += TK_LANES) {
+    const int32_t n = count - i < TK_LANES ? count - i : TK_LANES;
+    vf x = exponential(seen_scores(scores, seen, count, i, scale) - from);
+    if (type == TK_BF16) {
+      x = rounded_to_bf16(x);
+      const vh narrow = __builtin_convertvector((vi)x >> 16, vh);
+      memcpy((uint16_t *)p + i, &narrow, (size_t)n * sizeof(uint16_t));
+    } else {
+      memcpy((float *)p + i, &x, (size_t)n * sizeof(float));
+    }
+    total += x;
+  }
+  float all = 0;
+  for (int j = 0; j < TK_LANES; j++) all += total[j];
+  const float factor = exponential(broadcast(old - from))[0];
+  *max = now;
+  *sum = *sum * factor + all;
+  return factor;
+}
+
 /* out * a + out_b * b over one row. */
 static TK_TARGET void blend(float *out, const float *out_b, int32_t n, float a, float b) {
   int32_t i = 0;

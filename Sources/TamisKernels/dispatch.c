@@ -13,7 +13,7 @@
 #define ATTEND_OF(isa)                                                                                        \
   .attend_query_bytes = tk_##isa##_attend_query_bytes, .attend_pack_query = tk_##isa##_attend_pack_query,     \
   .attend_scratch_bytes = tk_##isa##_attend_scratch_bytes, .attend_chunk = tk_##isa##_attend_chunk,           \
-  .attend_join = tk_##isa##_attend_join
+  .attend_join = tk_##isa##_attend_join, .attend_row = tk_##isa##_attend_row
 #define NUMBERS_OF(isa)                                                                                       \
   .f32_from_bf16 = tk_##isa##_f32_from_bf16, .f32_from_f16 = tk_##isa##_f32_from_f16,                         \
   .f32_from_e4m3 = tk_##isa##_f32_from_e4m3, .f32_from_i8 = tk_##isa##_f32_from_i8,                           \

@@ -40,7 +40,9 @@
                                const void *const *value_rows, int32_t count, float scale, float *out,         \
                                float *max, float *sum, void *scratch);                                        \
   void tk_##isa##_attend_join(float *out, float *max, float *sum, const float *out_b, const float *max_b,     \
-                              const float *sum_b, int32_t columns, int32_t value_dim)
+                              const float *sum_b, int32_t columns, int32_t value_dim);                       \
+  float tk_##isa##_attend_row(int32_t type, const float *scores, const uint64_t *seen, int32_t count,         \
+                              float scale, float *max, float *sum, void *p)
 
 #define TK_DECLARE_NUMBERS(isa)                                                                               \
   void tk_##isa##_f32_from_bf16(const uint16_t *x, int64_t n, float *y);                                      \

@@ -47,7 +47,8 @@ package enum ExpandedAttention {
   ) throws(TamisError) {
     let began = Stopwatch()
     let token = context.beginCall()
-    let plan = try ExpandedPlan(context, shape, up: up, keys: job.keys, rows: job.queries)
+    let plan = try ExpandedPlan(
+      context, shape, up: up, keys: job.keys, rows: job.queries, selects: indices != nil)
     let scratch = try context.borrowScratch(bytes: plan.bytes)
     defer { context.returnScratch(scratch) }
     let work = ExpandedWork(
@@ -59,6 +60,7 @@ package enum ExpandedAttention {
       try context.checkCancelled(token)
       let count = min(block, job.keys.count &- first)
       others &+= work.loadLatents(first, count)
+      if let indices { others &+= work.markSelected(indices, first) }
       let at = first
       others &+= context.parallel(count: shape.heads, workers: plan.workers) { head, worker in
         guard !context.cancelled(token) else { return }
@@ -72,12 +74,14 @@ package enum ExpandedAttention {
   }
 }
 
-/// Memory: latents of a block, (max, sum) of every row and head, then what each worker has of its own.
+/// Memory: latents of a block, (max, sum) of every row and head, what every row has selected of the block, then what each
+/// worker has of its own.
 struct ExpandedPlan {
   let type: Int32
   let elementBytes: Int
   let workers: Int
   let statesAt: Int
+  let seenAt: Int
   let workAt: Int
   /// Within a worker's memory.
   let weightsAt: Int
@@ -91,7 +95,9 @@ struct ExpandedPlan {
   let workBytes: Int
   let bytes: Int
 
-  init(_ context: Context, _ shape: ExpandedShape, up: Tensor, keys: Rows, rows: Int) throws(TamisError) {
+  init(
+    _ context: Context, _ shape: ExpandedShape, up: Tensor, keys: Rows, rows: Int, selects: Bool
+  ) throws(TamisError) {
     let isFloat = keys.dtype == .f32 || keys.dtype == .f16
     type = Int32(isFloat ? TK_F32 : TK_BF16)
     let element = isFloat ? 4 : 2
@@ -124,7 +130,8 @@ struct ExpandedPlan {
     }
     workBytes = try Size.roundUp(Size.sum(kernelAt, kernel), to: 64)
     statesAt = try after(0, block, shape.keyDim, element)
-    workAt = try after(statesAt, rows, shape.heads, 8)
+    seenAt = try after(statesAt, rows, shape.heads, 8)
+    workAt = try after(seenAt, selects ? rows : 0, block / 64, 8)
     bytes = try Size.sum(workAt, Size.product(workers, workBytes))
   }
 }
@@ -189,6 +196,27 @@ struct ExpandedWork {
     let row = shape.keyDim &* plan.elementBytes
     return context.parallel(count: count, workers: plan.workers) { i, _ in
       load(job.keys, first &+ i, to: memory + i &* row, bytes: row)
+    }
+  }
+
+  /// A bit for each key of a block: has the row selected it?
+  private func seen(_ row: Int) -> UnsafeMutablePointer<UInt64> {
+    (memory + plan.seenAt).assumingMemoryBound(to: UInt64.self) + row &* (ExpandedAttention.block / 64)
+  }
+
+  /// What each row has selected of keys first ..< first + block.
+  func markSelected(_ indices: Tensor, _ first: Int) -> UInt64 {
+    context.parallel(count: job.queries, workers: plan.workers) { row, _ in
+      let bits = seen(row)
+      bits.update(repeating: 0, count: ExpandedAttention.block / 64)
+      let list = indices.row(row).assumingMemoryBound(to: Int32.self)
+      var at = lowerBound(list, indices.shape[1], first)
+      let end = lowerBound(list, indices.shape[1], first &+ ExpandedAttention.block)
+      while at < end {
+        let key = Int(list[at]) &- first
+        bits[key &>> 6] |= 1 &<< UInt64(truncatingIfNeeded: key & 63)
+        at &+= 1
+      }
     }
   }
 
@@ -297,10 +325,9 @@ struct ExpandedWork {
       to: scores, width, work)
     i = 0
     while i < rows {
-      let line = scores + i &* width
-      mask(line, row &+ i, first: first, count: count, out)
-      let factor = SoftmaxRow.advance(line, count, scale: shape.scale, state(row &+ i, head))
-      store(line, count, to: work + (plan.sharesAt &+ i &* width &* plan.elementBytes))
+      let factor = share(
+        scores + i &* width, row &+ i, head, first: first, count: count,
+        to: work + (plan.sharesAt &+ i &* width &* plan.elementBytes))
       if factor != 1 { scale(result(row &+ i, head), factor) }
       i &+= 1
     }
@@ -312,6 +339,20 @@ struct ExpandedWork {
       add(out + i &* shape.value, to: result(row &+ i, head))
       i &+= 1
     }
+  }
+
+  /// Scores of a row [count] become its shares; returns what its output so far is to be multiplied with.
+  private func share(
+    _ line: UnsafePointer<Float>, _ row: Int, _ head: Int, first: Int, count: Int, to shares: UnsafeMutableRawPointer
+  ) -> Float {
+    let state = state(row, head)
+    let chosen = indices == nil ? nil : seen(row)
+    let most = indices == nil ? max(0, min(count, job.visible.at(row) &- first)) : count
+    (shares + most &* plan.elementBytes).initializeMemory(
+      as: UInt8.self, repeating: 0, count: (count &- most) &* plan.elementBytes)
+    guard most > 0 else { return 1 }
+    return kernels.pointee.attend_row(
+      plan.type, line, chosen, Int32(truncatingIfNeeded: most), shape.scale, state, state + 1, shares)
   }
 
   private func scale(_ line: UnsafeMutablePointer<Float>, _ factor: Float) {
@@ -328,29 +369,6 @@ struct ExpandedWork {
       line[i] += part[i]
       i &+= 1
     }
-  }
-
-  /// -infinity for keys that the row does not see or has not selected. spare [count]: overwritten.
-  private func mask(
-    _ line: UnsafeMutablePointer<Float>, _ row: Int, first: Int, count: Int, _ spare: UnsafeMutablePointer<Float>
-  ) {
-    guard let indices else {
-      let seen = max(0, min(count, job.visible.at(row) &- first))
-      (line + seen).update(repeating: -.infinity, count: count &- seen)
-      return
-    }
-    let list = indices.row(row).assumingMemoryBound(to: Int32.self)
-    var at = lowerBound(list, indices.shape[1], first)
-    let end = lowerBound(list, indices.shape[1], first &+ count)
-    guard end &- at < count else { return }  // all of them
-    // What is kept is carried over: a loop without branches that gaps of any length would mispredict.
-    spare.update(repeating: -.infinity, count: count)
-    while at < end {
-      let key = Int(list[at]) &- first
-      spare[key] = line[key]
-      at &+= 1
-    }
-    line.update(from: spare, count: count)
   }
 
   /// The first place of a row's ascending keys (then -1) that holds `key` or more, or none.
@@ -379,83 +397,5 @@ struct ExpandedWork {
     let around = UInt64(truncatingIfNeeded: q.count &* 4 &+ out.count &* 4)
     sample.bytes = UInt64(truncatingIfNeeded: job.keys.count &* job.keys.bytesPerRow) &+ around
     sample.denseBytes = sample.bytes
-  }
-}
-
-/// A row of scores within a running softmax.
-enum SoftmaxRow {
-  private typealias Lanes = SIMD8<Float>
-
-  /// line [count] of scores becomes exp(scale * score - max); state: maximum and sum so far, which are updated. Returns
-  /// what the output so far is to be multiplied with.
-  static func advance(
-    _ line: UnsafeMutablePointer<Float>, _ count: Int, scale: Float, _ state: UnsafeMutablePointer<Float>
-  ) -> Float {
-    let most = largest(line, count)
-    let old = state[0]
-    let new = max(old, most * scale)
-    // Nothing to see, now or before.
-    guard new > -.infinity else {
-      line.update(repeating: 0, count: count)
-      return 1
-    }
-    var sums = Lanes(repeating: 0)
-    var i = 0
-    while i &+ 8 <= count {
-      let p = exponential(UnsafeRawPointer(line + i).loadUnaligned(as: Lanes.self) * scale - new)
-      UnsafeMutableRawPointer(line + i).storeBytes(of: p, as: Lanes.self)
-      sums += p
-      i &+= 8
-    }
-    // A full group of lanes, so that a key adds to the same lane whatever follows it.
-    if i < count {
-      var rest = Lanes(repeating: -.infinity)
-      for j in 0..<8 where i &+ j < count { rest[j] = line[i &+ j] * scale - new }
-      let p = exponential(rest)
-      for j in 0..<8 where i &+ j < count { line[i &+ j] = p[j] }
-      sums += p
-    }
-    let factor = old == new ? 1 : exponential(Lanes(repeating: old - new))[0]
-    state[0] = new
-    state[1] = state[1] * factor + sums.sum()
-    return factor
-  }
-
-  private static func largest(_ line: UnsafePointer<Float>, _ count: Int) -> Float {
-    var lanes = Lanes(repeating: -.infinity)
-    var i = 0
-    while i &+ 8 <= count {
-      let next = UnsafeRawPointer(line + i).loadUnaligned(as: Lanes.self)
-      lanes.replace(with: next, where: next .> lanes)
-      i &+= 8
-    }
-    var most = lanes.max()
-    while i < count {
-      most = line[i] > most ? line[i] : most
-      i &+= 1
-    }
-    return most
-  }
-
-  /// e^x for x <= 0 to 2e-7 relative, 0 below -87: 2^n times a polynomial over [-ln 2 / 2, ln 2 / 2] (its Taylor sum).
-  @inline(__always)
-  private static func exponential(_ x: Lanes) -> Lanes {
-    let low = x .< -87
-    let clamped = x.replacing(with: -87, where: low)
-    let shift: Float = 12_582_912  // 1.5 * 2^23: rounds to whole numbers, which its low bits then hold
-    let shifted = clamped * 1.442695041 + shift
-    let n = shifted - shift
-    let r = (clamped - n * 0.693359375) - n * -2.12194440e-4
-    var p = Lanes(repeating: 1.0 / 5040)
-    p = p * r + 1.0 / 720
-    p = p * r + 1.0 / 120
-    p = p * r + 1.0 / 24
-    p = p * r + 1.0 / 6
-    p = p * r + 0.5
-    p = p * r + 1
-    p = p * r + 1
-    let exponent = (unsafeBitCast(shifted, to: SIMD8<Int32>.self) &<< 23)
-    let scaled = unsafeBitCast(unsafeBitCast(p, to: SIMD8<Int32>.self) &+ exponent, to: Lanes.self)
-    return scaled.replacing(with: 0, where: low)
   }
 }

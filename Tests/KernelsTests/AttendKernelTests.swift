@@ -280,6 +280,72 @@ private let types = [Int32(TK_BF16), Int32(TK_F32)]
     }
   }
 
+  /// A row in blocks, some keys hidden, against its softmax at once; what is hidden may hold anything, a block's bits
+  /// do not depend on where it is cut, and nothing is written beyond it.
+  @Test(arguments: usableISAs) func aRowComesInBlocks(table: String) throws {
+    let kernels = try #require(tk_choose(table)).pointee
+    var random = SplitMix64(seed: 21)
+    let scale = 0.6
+    for type in types {
+      for (blocks, hides) in [([1], false), ([200], false), ([64, 64, 37], true), ([15, 300, 1, 33], true)] {
+        var state: (max: Float, sum: Float) = (-.infinity, 0)
+        var (weights, exact, hidden): ([Double], [Double], [Bool]) = ([], [], [])
+        for count in blocks {
+          let scores = (0..<count).map { _ in Float(5 * random.normal()) }
+          let sees = (0..<count).map { _ in !hides || random.uniform() < 0.4 }
+          var bits = [UInt64](repeating: hides ? .max : 0, count: (count + 63) / 64)
+          for i in 0..<count where !sees[i] { bits[i / 64] &= ~(1 << UInt64(i % 64)) }
+          let given = zip(scores, sees).map { $1 ? $0 : .nan }
+          let bytes = count * (type == Int32(TK_F32) ? 4 : 2)
+          let (p, padded) = (try GuardedMemory(bytes: bytes, alignment: 2), try GuardedMemory(bytes: bytes + 64))
+          var longer = state
+          let factor = kernels.attend_row(
+            type, given, hides ? bits : nil, Int32(count), Float(scale), &state.max, &state.sum, p.base)
+          // The same row with keys behind it that it does not see.
+          let more = given + [Float](repeating: 1e9, count: 5)
+          var fewer = bits + [0]
+          if !hides { for i in 0..<count { fewer[i / 64] |= 1 << UInt64(i % 64) } }
+          for i in count..<count + 5 { fewer[i / 64] &= ~(1 << UInt64(i % 64)) }
+          let same = kernels.attend_row(
+            type, more, fewer, Int32(count + 5), Float(scale), &longer.max, &longer.sum, padded.base)
+          #expect(same == factor && longer == state && memcmp(p.base, padded.base, bytes) == 0, "\(table) \(blocks)")
+          weights = weights.map { $0 * Double(factor) }
+          for i in 0..<count {
+            weights.append(
+              type == Int32(TK_F32)
+                ? Double(p.base.load(fromByteOffset: 4 * i, as: Float.self))
+                : decodeBF16(p.base.load(fromByteOffset: 2 * i, as: UInt16.self)))
+          }
+          exact += scores.map { Double($0) * scale }
+          hidden += sees.map { !$0 }
+        }
+        let top = zip(exact, hidden).filter { !$1 }.map(\.0).max() ?? -.infinity
+        let expected = zip(exact, hidden).map { $1 ? 0 : exp($0 - top) }
+        #expect(abs(Double(state.max) - top) <= 1e-6 * max(1, abs(top)))
+        #expect(abs(Double(state.sum) - weights.reduce(0, +)) <= 1e-5 * max(1, weights.reduce(0, +)))
+        let bound = type == Int32(TK_F32) ? 4e-6 : 1.0 / 256
+        for (w, e) in zip(weights, expected) { #expect(abs(w - e) <= bound * e + 1e-30, "\(table) \(type) \(blocks)") }
+      }
+    }
+  }
+
+  /// Blocks of which a row sees nothing change nothing, before or after others; NaN makes a row NaN.
+  @Test(arguments: usableISAs) func aRowThatSeesNothing(table: String) throws {
+    let kernels = try #require(tk_choose(table)).pointee
+    for type in types {
+      var (top, sum): (Float, Float) = (-.infinity, 0)
+      let scores = [Float](repeating: 3, count: 40)
+      var p = [Float](repeating: 7, count: 41)
+      _ = kernels.attend_row(type, scores, [0], 40, 1, &top, &sum, &p)
+      #expect(top == -.infinity && sum == 0 && p[0] == 0 && p[40] == 7)
+      _ = kernels.attend_row(type, scores, nil, 40, 1, &top, &sum, &p)
+      #expect(top == 3 && sum == 40)
+      #expect(kernels.attend_row(type, scores, [0], 40, 1, &top, &sum, &p) == 1 && top == 3 && sum == 40)
+      _ = kernels.attend_row(type, scores[..<39] + [.nan], nil, 40, 1, &top, &sum, &p)
+      #expect(sum.isNaN)
+    }
+  }
+
   @Test(arguments: usableISAs) func joinedPartsAreTheWhole(table: String) throws {
     let kernels = try #require(tk_choose(table)).pointee
     for type in types {

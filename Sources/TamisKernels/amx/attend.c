@@ -396,4 +396,9 @@ void tk_amx_attend_join(float *out, float *max, float *sum, const float *out_b, 
                         const float *sum_b, int32_t columns, int32_t value_dim) {
   tk_avx512_attend_join(out, max, sum, out_b, max_b, sum_b, columns, value_dim);
 }
+
+float tk_amx_attend_row(int32_t type, const float *scores, const uint64_t *seen, int32_t count, float scale, float *max,
+                        float *sum, void *p) {
+  return tk_avx512_attend_row(type, scores, seen, count, scale, max, sum, p);
+}
 #endif

@@ -560,6 +560,47 @@ TK_TARGET void tk_avx512_attend_chunk(int32_t type, const void *packed, int32_t 
   memcpy(sum, w.sum, (size_t)columns * sizeof(float));
 }
 
+/* -- a row, block by block ------------------------------------------------------------------------------ */
+/* Which of keys i ..< i + 32 the row sees. */
+TK_INLINE __mmask32 seen_of(const uint64_t *seen, int32_t count, int32_t i) {
+  const __mmask32 all = count - i >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << (count - i)) - 1;
+  return seen != NULL ? all & (__mmask32)(seen[i / 64] >> i % 64) : all;
+}
+
+static TK_TARGET float row_bf16(const float *scores, const uint64_t *seen, int32_t count, float scale, float *max,
+                                float *sum, uint16_t *p) {
+  const __m512 by = _mm512_set1_ps(scale), old = _mm512_set1_ps(*max);
+  __m512 a = old, b = old;
+  for (int32_t i = 0; i < count; i += 32) {
+    const __mmask32 live = seen_of(seen, count, i);
+    const __mmask16 low = (__mmask16)live, high = (__mmask16)(live >> 16);
+    a = _mm512_mask_max_ps(a, low, _mm512_mul_ps(_mm512_maskz_loadu_ps(low, scores + i), by), a);
+    b = _mm512_mask_max_ps(b, high, _mm512_mul_ps(_mm512_maskz_loadu_ps(high, scores + i + 16), by), b);
+  }
+  const __m512 now = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(a, b)));
+  const __m512 from = tk_avx512_softmax_origin(now);
+  __m512 total = _mm512_setzero_ps();
+  for (int32_t i = 0; i < count; i += 32) {
+    const __mmask32 live = seen_of(seen, count, i);
+    const __m512 x = tk_avx512_softmax_weight(_mm512_maskz_loadu_ps((__mmask16)live, scores + i), scale, from);
+    const __m512 y =
+        tk_avx512_softmax_weight(_mm512_maskz_loadu_ps((__mmask16)(live >> 16), scores + i + 16), scale, from);
+    const __m512i pair = (__m512i)_mm512_maskz_cvtne2ps_pbh(live, y, x);
+    total = tk_avx512_add_pairs(total, pair);
+    _mm512_mask_storeu_epi16(p + i, count - i >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << (count - i)) - 1, pair);
+  }
+  const float factor = _mm512_cvtss_f32(tk_avx512_exp(_mm512_sub_ps(old, from)));
+  *max = _mm512_cvtss_f32(now);
+  *sum = *sum * factor + _mm512_reduce_add_ps(total);
+  return factor;
+}
+
+TK_TARGET float tk_avx512_attend_row(int32_t type, const float *scores, const uint64_t *seen, int32_t count,
+                                     float scale, float *max, float *sum, void *p) {
+  if (type == TK_F32) return float_attend_row(type, scores, seen, count, scale, max, sum, p);
+  return row_bf16(scores, seen, count, scale, max, sum, p);
+}
+
 TK_TARGET void tk_avx512_attend_join(float *out, float *max, float *sum, const float *out_b, const float *max_b,
                                      const float *sum_b, int32_t columns, int32_t value_dim) {
   float_attend_join(out, max, sum, out_b, max_b, sum_b, columns, value_dim);

@@ -110,6 +110,13 @@ typedef struct tk_table {
   void (*TK_NONNULL attend_join)(float *out, float *max, float *sum, const float *out_b, const float *max_b,
                       const float *sum_b, int32_t columns, int32_t value_dim);
 
+  /* One row of a softmax over keys that come block by block: scores [count], count >= 1, of a query that sees key i
+   * where bit i % 64 of seen[i / 64] is set (seen NULL: all).  m = max(*max, max_i scale * scores[i]);
+   * p[i] = exp(scale * scores[i] - m), 0 where key i is not seen, as `type`;  *sum <- *sum * factor + sum_i p[i];
+   * *max <- m. Returns factor = exp(*max before - m), for the output so far. Begin with *max -infinity, *sum 0. */
+  float (*TK_NONNULL attend_row)(int32_t type, const float *scores, const uint64_t *seen, int32_t count, float scale,
+                                 float *max, float *sum, void *p);
+
   /* -- rows of numbers --------------------------------------------------------------------------------- *
    * n elements each. Narrowing rounds to nearest, ties to even; NaN stays NaN; E4M3 saturates at 448.
    * For the scaled 8-bit types one float in `scale` holds for each `block` elements (scale NULL: all 1).    */
