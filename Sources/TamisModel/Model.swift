@@ -207,9 +207,9 @@ package final class Model: @unchecked Sendable {
     else { return 0 }
     let choice = try Choice(options, config, longest: length &+ count)
     let rows = try stepRows(topK: choice.k, traces: false)
-    let weight = ExpandedForm.weight(
+    let costs = ExpandedForm.Costs(
       context, floats: cache.options.kvDType == .f32 || cache.options.kvDType == .f16)
-    return ExpandedForm.end(config, rows: min(rows, count), selected: choice.k, weight: weight)
+    return ExpandedForm.end(config, rows: min(rows, count), selected: choice.k, costs)
   }
 
   private func stepRows(topK: Int, traces: Bool) throws(TamisError) -> Int {

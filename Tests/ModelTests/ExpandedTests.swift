@@ -14,7 +14,7 @@ import Testing
   @Test(arguments: [16, 24, 512])
   func bothFormsGiveTheSameLogits(topK: Int) throws {
     let toy = try Toy.exact(topK: topK, stepRows: 300)
-    let end = ExpandedForm.end(toy.model.config, rows: 300, selected: topK < 300 ? topK : 0, weight: 1)
+    let end = ExpandedForm.end(toy.model.config, rows: 300, selected: topK < 300 ? topK : 0, .init())
     #expect(topK < 300 ? end > 40 && end < 260 : end >= 300)
     let absorbed = try Toy.exact(topK: topK, expands: false).logits(ids)
     let expanded = try toy.logits(ids)
@@ -71,18 +71,24 @@ import Testing
 
   @Test func theRuleByCounts() throws {
     let config = try config(Toy.folder)
+    func end(rows: Int, selected: Int, expanded: Double = 1, gather: Double = 0) -> Int {
+      var costs = ExpandedForm.Costs()
+      (costs.expanded, costs.gather) = (expanded, gather)
+      return ExpandedForm.end(config, rows: rows, selected: selected, costs)
+    }
     // Few rows; then 4 heads of 64 + 32 dims and 4 * 64 * 64 / rows for the expansion, against 16 * (96 + 64).
-    #expect(ExpandedForm.end(config, rows: 31, selected: 0, weight: 1) == 0)
-    #expect(ExpandedForm.end(config, rows: 64, selected: 0, weight: 1) == config.maxPositions)
-    #expect(ExpandedForm.end(config, rows: 64, selected: 16, weight: 1) == (16 * 2560 + 16384) / (384 + 256))
-    #expect(ExpandedForm.end(config, rows: 256, selected: 16, weight: 1) == (16 * 2560 + 16384) / (384 + 64))
+    #expect(end(rows: 31, selected: 0) == 0)
+    #expect(end(rows: 64, selected: 0) == config.maxPositions)
+    #expect(end(rows: 64, selected: 16) == (16 * 2560 + 16384) / (384 + 256))
+    #expect(end(rows: 256, selected: 16) == (16 * 2560 + 16384) / (384 + 64))
     // Where an expanded multiply-add takes twice as long, there are twice as many of them.
-    #expect(
-      ExpandedForm.end(config, rows: 64, selected: 16, weight: 2) == (16 * 2560 + 16384) / (2 * (384 + 256)))
+    #expect(end(rows: 64, selected: 16, expanded: 2) == (16 * 2560 + 16384) / (2 * (384 + 256)))
+    // Where taking up a key takes as long as multiplying it with 16 heads, it counts as often.
+    #expect(end(rows: 64, selected: 16, gather: 1) == (16 * 5120 + 16384) / (384 + 256))
     // Beyond four times it is cheaper for the first rows only, whether all keys are selected there or not.
-    #expect(ExpandedForm.end(config, rows: 64, selected: 0, weight: 5) == 16384 / (5 * 640 - 2560))
-    #expect(ExpandedForm.end(config, rows: 64, selected: 100, weight: 5) == 16384 / (5 * 640 - 2560))
-    #expect(ExpandedForm.end(config, rows: 64, selected: 16, weight: 5) == (16 * 2560 + 16384) / (5 * 640))
+    #expect(end(rows: 64, selected: 0, expanded: 5) == 16384 / (5 * 640 - 2560))
+    #expect(end(rows: 64, selected: 100, expanded: 5) == 16384 / (5 * 640 - 2560))
+    #expect(end(rows: 64, selected: 16, expanded: 5) == (16 * 2560 + 16384) / (5 * 640))
     // Mixed arithmetic is not expanded.
     #expect(ExpandedAttention.takes(weight: .bf16, keys: .mla656) && ExpandedAttention.takes(weight: .f32, keys: .f16))
     #expect(!ExpandedAttention.takes(weight: .f32, keys: .bf16) && !ExpandedAttention.takes(weight: .f8e4m3, keys: .f32))

@@ -51,6 +51,11 @@ typedef struct tk_beside {
 typedef struct tk_table {
   const char *name; /* "portable" "avx2" "avxvnni" "avx512" "amx" "neon" */
 
+  /* What the choice between the two forms of attention (ExpandedForm.swift) has to know of TK_BF16 here, in times of
+   * attend_chunk for many columns, as benchmarks/forms.py measures: of a multiply-add of the expanded form (matmul and
+   * the passes around it); and of taking up one selected key, in those of one key for 16 columns.          */
+  float expanded_cost, gather_cost;
+
   /* Called by a thread before / after a run of kernels (tile configuration on AMX); NULL: nothing to do. */
   void (*enter)(void);
   void (*leave)(void);

@@ -46,7 +46,7 @@ def test_run():
     asked = json.loads(tamis("run", TOY, "-p", "def f(", "--max-tokens", "2", "--chat", "--json")[0])
     assert asked["prompt_tokens"] > record["prompt_tokens"]
     _, said = tamis("run", TOY, "-p", "", status=1)
-    assert "tamis run: " in said and said.count("\n") == 1
+    assert "tamis run: prompt: has no tokens; give --prompt" in said and said.count("\n") == 1
 
 
 def test_bench():

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from .. import Model
+from .._errors import wrong
 from . import context, report
 
 HELP = "continue a text or answer a question"
@@ -30,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     with context(arguments) as ctx, Model(arguments.model, ctx) as model:
         turns = [{"role": "user", "content": text}]
         prompt = model.chat(turns, thinking=arguments.thinking) if arguments.chat else model.tokenize(text)
+        if not len(prompt):
+            raise wrong("prompt: has no tokens; give --prompt TEXT, or a text on the standard input")
         made = model.generate(
             prompt, max_tokens=arguments.max_tokens, temperature=arguments.temperature, top_k=arguments.top_k,
             top_p=arguments.top_p, seed=arguments.seed, stop=arguments.stop,
