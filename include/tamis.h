@@ -490,8 +490,8 @@ typedef struct tamis_counters {
   uint64_t bytes;          /* bytes of keys, values, queries and results that the definition touches: a key that
                               several rows of one sequence share counts once per call when dense, once per row
                               when gathered                                                                      */
-  uint64_t dense_flops;    /* attend: the same work without an indexer: flops and bytes over keys_dense keys;    */
-  uint64_t dense_bytes;    /* 0 for the operators that a dense attention does not have                           */
+  uint64_t dense_flops;    /* attend: the same work without an indexer: flops and bytes over keys_dense keys in  */
+  uint64_t dense_bytes;    /* the call's own form; 0 for the operators that a dense attention does not have      */
   uint64_t wall_nanoseconds;
   uint64_t cpu_nanoseconds; /* over all threads that took part */
   uint64_t keys_expanded;   /* attend: pairs that a model's long prompts computed in the expanded form (keys and values

@@ -41,14 +41,15 @@ extension Meter {
 
 extension Cost {
   /// The record of one call. What a dense attention has in common with it took it the time that was measured; the
-  /// indexer it does not have; only its attention over all keys must be estimated, by the machine's rates.
+  /// indexer it does not have; only its attention over all keys must be estimated, by the machine's rates. The expanded
+  /// form goes over all of them anyway, and masks.
   package init(_ operation: Operator, _ sample: Sample, on machine: MachineProfile?) {
     self.init(sample)
     // The indexer's operators count what they might see, too; what attention would have compared counts once.
     if operation != .attend { keysDense = 0 }
     switch operation {
     case .index, .topk, .select: setDenseTime(nanoseconds: 0, basis: .measured)
-    case .attend where sample.keysAttended != sample.keysDense:
+    case .attend where sample.keysAttended != sample.keysDense && sample.keysExpanded != sample.keysDense:
       // Many rows at once are a prefill; a few are sequences that decode together.
       if let machine { estimateDenseTime(sample.queries < 16 ? .decode : .prefill, on: machine) }
     case .attend, .quantize, .dequantize, .merge, .project, .cache:

@@ -385,15 +385,14 @@ struct ExpandedWork {
     let sums = job.visible.sums(rows: job.queries, k: indices?.shape[1] ?? 0)
     let pair = UInt64(truncatingIfNeeded: 2 &* shape.heads &* (shape.queryDim &+ shape.value))
     let up = UInt64(truncatingIfNeeded: 2 &* shape.heads &* shape.latent &* (shape.nope &+ shape.value))
-    let absorbed = UInt64(truncatingIfNeeded: 2 &* shape.heads &* (shape.keyDim &+ shape.latent))
     sample.queries = UInt64(truncatingIfNeeded: job.queries)
     sample.keysDense = UInt64(truncatingIfNeeded: sums.visible)
     sample.keysAttended = UInt64(truncatingIfNeeded: indices == nil ? sums.visible : sums.selected)
-    // Every visible pair is multiplied, and every latent expanded.
+    // Every visible pair is multiplied, and every latent expanded: as without a selection.
     sample.keysExpanded = sample.keysDense
     sample.flops =
       UInt64(truncatingIfNeeded: sums.visible) &* pair &+ UInt64(truncatingIfNeeded: job.keys.count) &* up
-    sample.denseFlops = UInt64(truncatingIfNeeded: sums.visible) &* absorbed
+    sample.denseFlops = sample.flops
     let around = UInt64(truncatingIfNeeded: q.count &* 4 &+ out.count &* 4)
     sample.bytes = UInt64(truncatingIfNeeded: job.keys.count &* job.keys.bytesPerRow) &+ around
     sample.denseBytes = sample.bytes

@@ -111,6 +111,22 @@ private func status(_ body: () throws -> Void) -> Status? {
     #expect(cost.denseNanoseconds == 3_368_705)  // 2e12 / (0.6 × 989.5e12) s
   }
 
+  /// What compared every pair, in either form, is its own dense counterfactual; what gathered is estimated.
+  @Test func denseTimeOfBothForms() throws {
+    let machine = try MachineProfile.h800()
+    var sample = Sample()
+    (sample.calls, sample.queries, sample.keysDense, sample.keysAttended) = (1, 64, 1000, 64)
+    (sample.wallNanoseconds, sample.denseFlops) = (77, 2_000_000_000_000)
+    let gathered = Cost(.attend, sample, on: machine)
+    #expect(gathered.basis == .analytic && gathered.denseNanoseconds != 77)
+    #expect(Cost(.attend, sample, on: nil).basis == nil)
+    sample.keysExpanded = 1000
+    let masked = Cost(.attend, sample, on: machine)
+    #expect(masked.basis == .measured && masked.denseNanoseconds == 77 && masked.keysAvoided == 936)
+    let scored = Cost(.select, sample, on: machine)
+    #expect(scored.basis == .measured && scored.denseNanoseconds == 0)
+  }
+
   @Test func aChildKeepsItsParentAlive() throws {
     weak var watched: Meter?
     var child: Meter?

@@ -317,6 +317,20 @@ def prompts(model, lengths):
     return [np.arange(3, 3 + length, dtype=np.int32) * 7 % model.info.vocabulary for length in lengths]
 
 
+def test_a_prompt_in_the_expanded_form_is_its_own_counterfactual():
+    """It compares all pairs and masks: a dense prompt does the same arithmetic, without the indexer."""
+    with tamis.Context(threads=1) as ctx, tamis.Model(TOY, ctx) as model:
+        machine = tamis.Machine.published()
+        sparse, dense = (tamis.Meter(name, ctx, machine=machine) for name in ("sparse", "dense"))
+        for meter, options in ((sparse, {"top_k": 32}), (dense, {"attention": "dense"})):
+            with meter:
+                model.eval(model.cache().sequence(), prompts(model, [100])[0], **options)
+        sparse, dense = sparse.read(), dense.read()
+        assert sparse.keys_expanded == sparse.keys_dense == dense.keys_expanded > sparse.keys_attended
+        assert sparse.basis == "measured" and sparse.dense_flops == dense.dense_flops
+        assert 0 < sparse.dense_nanoseconds < sparse.nanoseconds
+
+
 @pytest.mark.parametrize("step_tokens", [0, 96])  # a prompt in one step, and cut among steps with its neighbours
 def test_a_batch_charges_each_sequence_its_own(step_tokens):
     with (tamis.Context(threads=2) as ctx, tamis.Model(TOY, ctx, step_tokens=step_tokens) as model,
