@@ -318,50 +318,81 @@ TK_ENTRY TK_TARGET void TK_NAME(attend_chunk)(int32_t type, const void *packed, 
 }
 
 /* -- a row, block by block ------------------------------------------------------------------------------ */
-/* Scores i ..< i + TK_LANES times scale; -infinity where the row does not see the key, and behind the last. */
-TK_INLINE vf seen_scores(const float *scores, const uint64_t *seen, int32_t count, int32_t i, float scale) {
-  const int whole = count - i >= TK_LANES;
-  vf x = {0};
-  if (whole) {
-    x = *(const vf_anywhere *)(scores + i);
-  } else {
-    memcpy(&x, scores + i, (size_t)(count - i) * sizeof(float));
-  }
-  if (whole && seen == NULL) return x * scale;
+/* Scores i ..< i + TK_LANES times scale; -infinity where the row does not see the key. */
+TK_INLINE vf seen_scores(const int hides, const float *scores, const uint64_t *seen, int32_t i, float scale) {
+  const vf x = *(const vf_anywhere *)(scores + i) * scale;
+  if (!hides) return x;
   vi bit;
   TK_UNROLL for (int j = 0; j < TK_LANES; j++) bit[j] = 1 << j;
-  uint32_t bits = seen != NULL ? (uint32_t)(seen[i / 64] >> i % 64) : ~0u;
-  if (!whole) bits &= (1u << (count - i)) - 1;
-  return chosen((vi)((((vi){0} + (int32_t)bits) & bit) != 0), x * scale, broadcast(-INFINITY));
+  const int32_t bits = (int32_t)(uint32_t)(seen[i / 64] >> i % 64);
+  return chosen((vi)((((vi){0} + bits) & bit) != 0), x, broadcast(-INFINITY));
 }
 
-TK_ENTRY TK_TARGET float TK_NAME(attend_row)(int32_t type, const float *scores, const uint64_t *seen, int32_t count,
-                                             float scale, float *max, float *sum, void *p) {
+/* p of one vector of scaled scores: its first n elements. */
+TK_INLINE vf share(const int32_t type, vf scores, float from, void *p, int32_t i, int32_t n) {
+  vf x = exponential(scores - from);
+  if (type == TK_BF16) {
+    x = rounded_to_bf16(x);
+    const vh narrow = __builtin_convertvector((vi)x >> 16, vh);
+    if (n == TK_LANES) {
+      *(vh_anywhere *)(void *)((uint16_t *)p + i) = narrow;
+    } else {
+      memcpy((uint16_t *)p + i, &narrow, (size_t)n * sizeof(uint16_t));
+    }
+  } else if (n == TK_LANES) {
+    *(vf_anywhere *)(void *)((float *)p + i) = x;
+  } else {
+    memcpy((float *)p + i, &x, (size_t)n * sizeof(float));
+  }
+  return x;
+}
+
+TK_INLINE float row(const int32_t type, const int hides, const float *scores, const uint64_t *seen, int32_t count,
+                    float scale, float *max, float *sum, void *p) {
+  const int32_t whole = count / TK_LANES * TK_LANES, rest = count - whole;
+  /* The last keys, and lanes that the row does not see behind them. */
+  float last[TK_LANES] = {0};
+  memcpy(last, scores + whole, (size_t)rest * sizeof(float));
+  uint64_t sees = ((uint64_t)1 << rest) - 1;
+  if (hides && rest > 0) sees &= seen[whole / 64] >> whole % 64;
+  const vf end = seen_scores(1, last, &sees, 0, scale);
+
   const float old = *max;
-  vf top = broadcast(old);
-  for (int32_t i = 0; i < count; i += TK_LANES) top = larger(seen_scores(scores, seen, count, i, scale), top);
-  float now = top[0];
-  for (int j = 1; j < TK_LANES; j++) now = top[j] > now ? top[j] : now;
+  vf a = broadcast(old), b = larger(end, broadcast(-INFINITY)); /* two chains: what follows waits for no comparison */
+  int32_t i = 0;
+  for (; i + 2 * TK_LANES <= whole; i += 2 * TK_LANES) {
+    a = larger(seen_scores(hides, scores, seen, i, scale), a);
+    b = larger(seen_scores(hides, scores, seen, i + TK_LANES, scale), b);
+  }
+  if (i < whole) a = larger(seen_scores(hides, scores, seen, i, scale), a);
+  float now = old;
+  for (int j = 0; j < TK_LANES; j++) {
+    now = a[j] > now ? a[j] : now;
+    now = b[j] > now ? b[j] : now;
+  }
+
   const float from = now == -INFINITY ? 0 : now; /* nothing seen: exp(-inf - 0) = 0 */
   vf total = {0};
-  for (int32_t i = 0; i < count; i += TK_LANES) {
-    const int32_t n = count - i < TK_LANES ? count - i : TK_LANES;
-    vf x = exponential(seen_scores(scores, seen, count, i, scale) - from);
-    if (type == TK_BF16) {
-      x = rounded_to_bf16(x);
-      const vh narrow = __builtin_convertvector((vi)x >> 16, vh);
-      memcpy((uint16_t *)p + i, &narrow, (size_t)n * sizeof(uint16_t));
-    } else {
-      memcpy((float *)p + i, &x, (size_t)n * sizeof(float));
-    }
-    total += x;
+  for (i = 0; i < whole; i += TK_LANES) {
+    total += share(type, seen_scores(hides, scores, seen, i, scale), from, p, i, TK_LANES);
   }
+  if (rest > 0) total += share(type, end, from, p, whole, rest);
   float all = 0;
   for (int j = 0; j < TK_LANES; j++) all += total[j];
   const float factor = exponential(broadcast(old - from))[0];
   *max = now;
   *sum = *sum * factor + all;
   return factor;
+}
+
+TK_ENTRY TK_TARGET float TK_NAME(attend_row)(int32_t type, const float *scores, const uint64_t *seen, int32_t count,
+                                             float scale, float *max, float *sum, void *p) {
+  if (type == TK_BF16) {
+    if (seen == NULL) return row(TK_BF16, 0, scores, seen, count, scale, max, sum, p);
+    return row(TK_BF16, 1, scores, seen, count, scale, max, sum, p);
+  }
+  if (seen == NULL) return row(TK_F32, 0, scores, seen, count, scale, max, sum, p);
+  return row(TK_F32, 1, scores, seen, count, scale, max, sum, p);
 }
 
 /* out * a + out_b * b over one row. */
