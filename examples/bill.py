@@ -35,7 +35,8 @@ print(model.describe())
 print(f"""
 {cost.input_tokens:>14,} tokens in, {cost.output_tokens} out
 {cost.keys_dense:>14,} comparisons a dense attention makes
-{cost.keys_attended:>14,} made, {cost.keys_scored:,} keys scored by the indexer, {cost.keys_avoided:,} avoided
+{cost.keys_attended:>14,} selected, {cost.keys_scored:,} keys scored by the indexer, {cost.keys_avoided:,} not selected
+{cost.keys_expanded:>14,} of all made and masked, where gathering what is selected would be dearer
 {cost.flops / 1e9:>14.2f} GFLOP, {cost.dense_flops / 1e9:.2f} dense
 {cost.seconds:>14.3f} s in the operators, {cost.dense_seconds:.3f} s dense ({cost.basis})
 {str(bill):>14} by the list, {request.bill(prices, "machine").amount:.3e} USD by the machine's hours

@@ -983,7 +983,7 @@ typedef struct tamis_cost {
   uint64_t keys_scored;
   uint64_t keys_selected;
   uint64_t keys_attended;
-  uint64_t keys_dense;           /* of attend alone: keys_dense - keys_attended were avoided                    */
+  uint64_t keys_dense;           /* of attend alone; less keys_attended: not selected, and avoided if not expanded */
   uint64_t input_tokens;         /* cached and written ones included                                            */
   uint64_t cached_tokens;
   uint64_t cache_write_tokens;   /* that a provider wrote to its cache                                          */

@@ -113,12 +113,12 @@ def test_retrofit(tmp_path):
 
 def test_bill():
     printed = run("bill.py")
-    tokens, out, made, scored, avoided = (int(number.replace(",", "")) for number in re.search(
-        r"([\d,]+) tokens in, (\d+) out[^$]*?([\d,]+) made, ([\d,]+) keys scored by the indexer, ([\d,]+) avoided",
+    tokens, out, selected, scored, others = (int(number.replace(",", "")) for number in re.search(
+        r"([\d,]+) tokens in, (\d+) out[^$]*?([\d,]+) selected, ([\d,]+) keys scored by the indexer, ([\d,]+) not sel",
         printed).groups())
     rows = [min(n, 128) for n in range(1, tokens + out)]  # the last token is not evaluated
     dense = sum(range(1, tokens + out))
-    assert (made, avoided) == (4 * sum(rows), 4 * (dense - sum(rows)))
+    assert (selected, others) == (4 * sum(rows), 4 * (dense - sum(rows)))
     assert scored == 4 * sum(n for n in range(129, tokens + out)) and "(calibrated)" in printed
     assert f"{(tokens * 28 + out * 42) / 1e8:.7f} USD by the list" in printed
 
