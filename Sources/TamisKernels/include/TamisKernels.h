@@ -52,8 +52,9 @@ typedef struct tk_table {
   const char *name; /* "portable" "avx2" "avxvnni" "avx512" "amx" "neon" */
 
   /* What the choice between the two forms of attention (ExpandedForm.swift) has to know of TK_BF16 here, in times of
-   * attend_chunk for many columns, as benchmarks/forms.py measures: of a multiply-add of the expanded form (matmul and
-   * the passes around it); and of taking up one selected key, in those of one key for 16 columns.          */
+   * attend_chunk for many columns: of a multiply-add of the expanded form (matmul and the passes around it), worked out
+   * from timings of both forms; and of taking up one selected key, in those of one key for 16 columns, which
+   * benchmarks/forms.py prints. It also shows where the forms cross, which is what both are for.          */
   float expanded_cost, gather_cost;
 
   /* Called by a thread before / after a run of kernels (tile configuration on AMX); NULL: nothing to do. */
